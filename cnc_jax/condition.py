@@ -1,0 +1,172 @@
+"""What an image is composed from, besides the text: one pytree, layers on axis 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cnc_jax.soft_guidance import MaskRule
+from sd_jax.typing import Array, Float
+from sd_jax.vae import VAEConfig
+
+
+@flax.struct.dataclass
+class Condition:
+    """Layered conditions; what is None is not used, and what is there decides the mode.
+
+    With `depth_maps` the local fuser runs, with `exemplar_embeddings` the global fuser, with both
+    the local fuser sees the exemplars' tokens too. Layers run from front to back. All arrays are
+    traced: other values compile nothing.
+
+    Attributes:
+      depth_maps: [batch layer height width 3] in [0, 1], near = 1, at the image's size; or any
+        other spatial map that the local fuser was trained with.
+      exemplar_embeddings: [batch layer embedding]: CLIP `image_embeds` of the exemplar images.
+      masks: [batch layer height width] in [0, 1], where each layer is seen. The last layer gets
+        what the others leave, whatever its mask says, and may be left out. Without masks every
+        token is seen everywhere.
+      exemplar_strengths: scalar, [layer] or [batch layer]; multiplies the layer's tokens.
+      residual_scales: scalar or one per residual (13: the skips in order, the middle block last).
+      depth_gains: scalar, [layer] or [batch layer]; multiplies the depth maps, then clips to [0, 1].
+      depth_interval: (start, end) of the denoising, 0 (noise) to 1 (image), in which depth acts.
+      exemplar_interval: likewise for the exemplars.
+      mask_rule: static; see `soft_guidance`.
+    """
+
+    depth_maps: Float[Array, "b layers h w c"] | None = None
+    exemplar_embeddings: Float[Array, "b layers d"] | None = None
+    masks: Float[Array, "b masks h w"] | None = None
+    exemplar_strengths: Any = None
+    residual_scales: Any = None
+    depth_gains: Any = None
+    depth_interval: Any = None
+    exemplar_interval: Any = None
+    mask_rule: MaskRule = flax.struct.field(pytree_node=False, default="upstream")
+
+
+def broadcast_layers(values: Any, batch: int, layers: int) -> Float[Array, "b layers"]:
+    """Returns a scalar, [layer] or [batch layer] value as [batch layer]."""
+    values = jnp.asarray(values, jnp.float32)
+    if values.ndim < 2:
+        values = values.reshape(1, -1)
+    return jnp.broadcast_to(values, (batch, layers))
+
+
+def progress_gate(interval: Any, timesteps: Array, num_train_timesteps: int) -> Array:
+    """Returns 1 while the denoising's progress lies in [start, end], else 0; [batch].
+
+    Args:
+      interval: (start, end) in [0, 1].
+      timesteps: [batch].
+      num_train_timesteps: of the schedule.
+    """
+    start, end = jnp.asarray(interval, jnp.float32)
+    progress = 1.0 - timesteps.astype(jnp.float32) / num_train_timesteps
+    return ((progress >= start) & (progress <= end)).astype(jnp.float32)
+
+
+def null_condition(condition: Condition) -> Condition:
+    """Returns `condition` as training drops it: black depth maps and zero embeddings."""
+    return condition.replace(
+        depth_maps=_zeros(condition.depth_maps),
+        exemplar_embeddings=_zeros(condition.exemplar_embeddings),
+    )
+
+
+def _zeros(values: Array | None) -> Array | None:
+    return None if values is None else jnp.zeros_like(values)
+
+
+def concatenate_conditions(*conditions: Condition) -> Condition:
+    """Returns the conditions joined along the batch, for the branches of guidance.
+
+    All must hold the same fields with the same batch. What is shared by a batch (strengths, scales,
+    intervals) is taken from the first.
+    """
+
+    def join(*arrays: Array) -> Array:
+        return jnp.concatenate(arrays, axis=0)
+
+    first = conditions[0]
+    batched = ("depth_maps", "exemplar_embeddings", "masks")
+    joined = {
+        name: jax.tree.map(join, *(getattr(condition, name) for condition in conditions))
+        for name in batched
+    }
+    for name in ("exemplar_strengths", "depth_gains"):
+        values = getattr(first, name)
+        if values is not None and jnp.ndim(values) == 2:
+            joined[name] = join(*(getattr(condition, name) for condition in conditions))
+    return first.replace(**joined)
+
+
+def check_condition(condition: Condition, config: Any, latents_shape: tuple[int, ...]) -> None:
+    """Checks the shapes of `condition` against the model's sizes and the latents.
+
+    Raises:
+      ValueError: lists everything that does not fit.
+    """
+    problems = []
+    batch, height, width, _ = latents_shape
+    scale = (config.vae or VAEConfig()).downsampling
+    image_size = (height * scale, width * scale)
+    multiple = config.unet.size_multiple
+    if height % multiple or width % multiple:
+        problems.append(
+            f"latents are {height} x {width}, but both must be multiples of {multiple} "
+            f"(image sizes of {multiple * scale})"
+        )
+
+    def check_layers(name: str, array: Array, fuser: str, layers: int | None, rank: int) -> None:
+        if layers is None:
+            problems.append(f"{name} need a {fuser}, which this checkpoint lacks")
+        elif array.ndim != rank:
+            problems.append(f"{name} must have {rank} axes, got shape {array.shape}")
+        elif array.shape[0] != batch or array.shape[1] != layers:
+            problems.append(
+                f"{name} are {array.shape}, expected batch {batch} and {layers} layers (axis 1)"
+            )
+
+    depth, embeddings, masks = (
+        condition.depth_maps,
+        condition.exemplar_embeddings,
+        condition.masks,
+    )
+    if depth is not None:
+        layers = config.local_fuser.num_layers if config.local_fuser else None
+        check_layers("depth_maps", depth, "local fuser", layers, 5)
+        if depth.ndim == 5 and depth.shape[2:4] != image_size:
+            problems.append(
+                f"depth_maps are {depth.shape[2]} x {depth.shape[3]}, but latents of {height} x "
+                f"{width} are images of {image_size[0]} x {image_size[1]}"
+            )
+    if embeddings is not None:
+        layers = config.global_fuser.num_layers if config.global_fuser else None
+        check_layers("exemplar_embeddings", embeddings, "global fuser", layers, 3)
+        if config.global_fuser and embeddings.shape[-1] != config.global_fuser.embedding_dim:
+            problems.append(
+                f"exemplar_embeddings are {embeddings.shape[-1]} wide, the global fuser takes "
+                f"{config.global_fuser.embedding_dim}"
+            )
+    if masks is not None and embeddings is not None and config.global_fuser is not None:
+        layers = config.global_fuser.num_layers
+        if masks.ndim != 4 or masks.shape[0] != batch or masks.shape[1] not in (layers - 1, layers):
+            problems.append(
+                f"masks are {masks.shape}, expected [{batch}, {layers} (or {layers - 1}), height, "
+                "width]"
+            )
+    scales = condition.residual_scales
+    num_residuals = config.unet.num_skips + 1
+    if scales is not None and jnp.shape(scales) not in ((), (num_residuals,)):
+        problems.append(
+            f"residual_scales must be one number or {num_residuals}, got {jnp.shape(scales)}"
+        )
+    for name in ("depth_interval", "exemplar_interval"):
+        interval = getattr(condition, name)
+        if interval is not None and jnp.shape(interval) != (2,) and len(interval) != 2:
+            problems.append(f"{name} must be (start, end)")
+    if problems:
+        raise ValueError("the condition does not fit the model:\n- " + "\n- ".join(problems))

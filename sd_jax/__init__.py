@@ -1,0 +1,1 @@
+"""Stable Diffusion 1.x in JAX: the parts that Compose and Conquer and FG-DM share."""

@@ -1,0 +1,49 @@
+"""Guesses at what a file is when it is not what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sd_jax.files import LazyTensor
+
+_CONTEXT = "attn2.to_k.weight"
+
+
+def likely_causes(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """Returns what the names and shapes of a file suggest that it is, most telling first."""
+    telling = (
+        (("lora_", ".lora_down", ".lora_up", ".lora_A.", ".lora_B."), "this is a LoRA, a difference to be merged into a full checkpoint"),
+        (("conditioner.embedders", "add_embedding.", "label_emb."), "this is Stable Diffusion XL; Stable Diffusion 1.x is supported"),
+        (("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn.add_q_proj"), "this is a transformer model (Stable Diffusion 3, Flux); Stable Diffusion 1.x is supported"),
+        (("cond_stage_model.model.",), "this is Stable Diffusion 2.x (OpenCLIP text encoder); Stable Diffusion 1.x is supported"),
+        (("pre_extractor",), "this is Uni-ControlNet; it needs cnc_jax (launch.convert loads it)"),
+        (("body.0.block1.weight", "adapter.body."), "this holds a T2I- or FG-DM adapter"),
+        (("module.",), "the names carry a `module.` prefix of data-parallel training; strip it"),
+    )
+    causes = [
+        cause
+        for fragments, cause in telling
+        if any(fragment in name for name in tensors for fragment in fragments)
+    ]
+    causes += _by_shape(tensors)
+    return list(dict.fromkeys(causes))
+
+
+def _by_shape(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    causes = []
+    widths = {t.shape[1] for name, t in tensors.items() if name.endswith(_CONTEXT) and t.shape}
+    if 1024 in widths:
+        causes.append(
+            "this is Stable Diffusion 2.x (cross-attention 1024 wide); "
+            "Stable Diffusion 1.x is supported"
+        )
+    if 2048 in widths:
+        causes.append("this is Stable Diffusion XL; Stable Diffusion 1.x is supported")
+    for name, tensor in tensors.items():
+        if not name.endswith(("input_blocks.0.0.weight", "unet/conv_in.weight")):
+            continue
+        if tensor.shape[1:2] == (9,):
+            causes.append("the UNet is an inpainting one (9 input channels)")
+        if tensor.shape[1:2] == (8,):
+            causes.append("the UNet is InstructPix2Pix's (8 input channels)")
+    return causes

@@ -1,0 +1,260 @@
+"""What a checkpoint is made of: one `Component` for each network, with its table in each layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sd_jax.clip import CLIPTextModel, CLIPVisionModel
+from sd_jax.convert import clip, diffusers, ldm
+from sd_jax.convert.table import Entry, Shape, abstract_params, make_table
+from sd_jax.controlnet import ControlNet
+from sd_jax.safety_checker import SafetyChecker
+from sd_jax.unet import UNet
+from sd_jax.vae import AutoencoderKL
+
+LayoutName = Literal["ldm", "diffusers"]
+Hints = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one component stands in one layout.
+
+    Attributes:
+      prefix: of all its tensors: "model.diffusion_model." in a file, "unet/" in a folder.
+      modules: sizes -> {our module path: their module name}.
+      infer: (shapes by name without prefix, hints) -> sizes; the hints are the folder's config.json
+        and "num_heads".
+      key: pattern of a name (without prefix) whose presence tells that the component is there.
+      aliases: (pattern, replacement) for other spellings of names; the first full match is used.
+      ignored: patterns of names that belong to the component and carry no weights.
+      pointwise: module paths of dense layers that the layout stores as 1x1 convolutions.
+    """
+
+    prefix: str
+    modules: Callable[[Any], dict[str, str]]
+    infer: Callable[[Mapping[str, Shape], Hints], Any]
+    key: str
+    aliases: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = (r".*position_ids",)
+    pointwise: frozenset[str] = frozenset()
+
+    def is_in(self, names: Iterable[str]) -> bool:
+        """Returns whether the component is there, given the names under its prefix."""
+        return any(re.fullmatch(self.key, name) for name in names)
+
+    def canonical(self, name: str) -> str:
+        """Returns a name (without prefix) in the spelling of the table."""
+        for pattern, replacement in self.aliases:
+            if match := re.fullmatch(pattern, name):
+                return match.expand(replacement)
+        return name
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A network that checkpoints hold.
+
+    Attributes:
+      name: its key in `Model.params` and its field in the config.
+      module: sizes -> linen module.
+      inputs: sizes -> abstract arguments of one call, for the shapes of its parameters.
+      layouts: by name.
+    """
+
+    name: str
+    module: Callable[[Any], nn.Module]
+    inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
+    layouts: Mapping[LayoutName, Layout]
+
+    def abstract_params(self, config: Any) -> Any:
+        """Returns the shapes of the component's parameters."""
+        return abstract_params(self.module(config), *self.inputs(config))
+
+    def table(self, layout: LayoutName, config: Any) -> tuple[Entry, ...]:
+        """Returns the component's table, names without prefix."""
+        spec = self.layouts[layout]
+        return make_table(self.abstract_params(config), spec.modules(config), spec.pointwise)
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    """Returns an abstract float32 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def integers(*shape: int) -> jax.ShapeDtypeStruct:
+    """Returns an abstract int32 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _num_heads(hints: Hints) -> int:
+    """Returns the heads asked for, or those of the folder, or Stable Diffusion 1.x's 8."""
+    if hints.get("num_heads") is not None:
+        return hints["num_heads"]
+    # diffusers' SD 1.x folders say `attention_head_dim` where they mean the number of heads.
+    heads = hints.get("num_attention_heads") or hints.get("attention_head_dim") or 8
+    return heads if isinstance(heads, int) else heads[0]
+
+
+def _with_groups(config: Any, hints: Hints) -> Any:
+    groups = hints.get("norm_num_groups")
+    return dataclasses.replace(config, norm_num_groups=groups) if groups else config
+
+
+def _diffusers_vae(shapes: Mapping[str, Shape], hints: Hints) -> Any:
+    config = _with_groups(diffusers.infer_vae(shapes), hints)
+    factor = hints.get("scaling_factor", config.scaling_factor)
+    return dataclasses.replace(config, scaling_factor=factor)
+
+
+UNET = Component(
+    name="unet",
+    module=UNet,
+    inputs=lambda config: (
+        floats(1, config.size_multiple, config.size_multiple, config.in_channels),
+        integers(1),
+        floats(1, 1, config.cross_attention_dim),
+    ),
+    layouts={
+        "ldm": Layout(
+            "model.diffusion_model.",
+            ldm.unet_modules,
+            lambda shapes, hints: ldm.infer_unet(shapes, _num_heads(hints)),
+            key=r"input_blocks\.0\.0\.weight",
+        ),
+        "diffusers": Layout(
+            "unet/",
+            diffusers.unet_modules,
+            lambda shapes, hints: _with_groups(
+                diffusers.infer_unet(shapes, _num_heads(hints)), hints
+            ),
+            key=r"conv_in\.weight",
+        ),
+    },
+)
+
+VAE = Component(
+    name="vae",
+    module=AutoencoderKL,
+    inputs=lambda config: (floats(1, config.downsampling, config.downsampling, config.in_channels),),
+    layouts={
+        "ldm": Layout(
+            "first_stage_model.",
+            ldm.vae_modules,
+            lambda shapes, hints: ldm.infer_vae(shapes),
+            key=r"encoder\.conv_in\.weight",
+            ignored=(r"loss\..*", r"model_ema\..*"),
+            pointwise=ldm.VAE_POINTWISE,
+        ),
+        "diffusers": Layout(
+            "vae/",
+            diffusers.vae_modules,
+            _diffusers_vae,
+            key=r"encoder\.conv_in\.weight",
+            aliases=diffusers.VAE_ALIASES,
+        ),
+    },
+)
+
+TEXT_ENCODER = Component(
+    name="text_encoder",
+    module=CLIPTextModel,
+    inputs=lambda config: (integers(1, 1),),
+    layouts={
+        "ldm": Layout(
+            "cond_stage_model.transformer.",
+            clip.text_modules,
+            clip.infer_text,
+            key=r"text_model\.embeddings\.token_embedding\.weight",
+            aliases=clip.TEXT_ALIASES,
+            ignored=(r".*position_ids", r"text_projection\.weight", r"logit_scale"),
+        ),
+        "diffusers": Layout(
+            "text_encoder/",
+            clip.text_modules,
+            clip.infer_text,
+            key=r"text_model\.embeddings\.token_embedding\.weight",
+            aliases=clip.TEXT_ALIASES,
+            ignored=(r".*position_ids", r"text_projection\.weight"),
+        ),
+    },
+)
+
+IMAGE_ENCODER = Component(
+    name="image_encoder",
+    module=CLIPVisionModel,
+    inputs=lambda config: (floats(1, config.image_size, config.image_size, 3),),
+    layouts={
+        name: Layout(
+            prefix,
+            clip.vision_modules,
+            clip.infer_vision,
+            key=r"vision_model\.embeddings\.class_embedding",
+            # A whole CLIPModel holds the text tower too.
+            ignored=(r".*position_ids", r"text_model\..*", r"text_projection\..*", r"logit_scale"),
+        )
+        for name, prefix in (("ldm", "image_encoder."), ("diffusers", "image_encoder/"))
+    },
+)
+
+SAFETY_CHECKER = Component(
+    name="safety_checker",
+    module=SafetyChecker,
+    inputs=lambda config: (floats(1, config.vision.image_size, config.vision.image_size, 3),),
+    layouts={
+        name: Layout(
+            prefix,
+            clip.safety_modules,
+            clip.infer_safety,
+            key=r"concept_embeds",
+            aliases=clip.SAFETY_ALIASES,
+        )
+        for name, prefix in (("ldm", "safety_checker."), ("diffusers", "safety_checker/"))
+    },
+)
+
+CONTROLNET = Component(
+    name="controlnet",
+    module=ControlNet,
+    inputs=lambda config: (
+        floats(1, config.unet.size_multiple, config.unet.size_multiple, config.unet.in_channels),
+        integers(1),
+        floats(1, 1, config.unet.cross_attention_dim),
+        floats(
+            1,
+            *(config.unet.size_multiple * 2 ** (len(config.hint_block_out_channels) - 1),) * 2,
+            config.hint_channels,
+        ),
+    ),
+    layouts={
+        "ldm": Layout(
+            "control_model.",
+            ldm.controlnet_modules,
+            lambda shapes, hints: ldm.infer_controlnet(shapes, _num_heads(hints)),
+            key=r"input_hint_block\.0\.weight",
+        ),
+        "diffusers": Layout(
+            "controlnet/",
+            diffusers.controlnet_modules,
+            lambda shapes, hints: diffusers.infer_controlnet(shapes, _num_heads(hints)),
+            key=r"controlnet_cond_embedding\.conv_in\.weight",
+        ),
+    },
+)
+
+COMPONENTS: tuple[Component, ...] = (
+    UNET,
+    VAE,
+    TEXT_ENCODER,
+    IMAGE_ENCODER,
+    SAFETY_CHECKER,
+    CONTROLNET,
+)
+"""What Stable Diffusion checkpoints hold; Compose and Conquer and FG-DM add their own."""

@@ -1,0 +1,275 @@
+"""Source -> parameters: every tensor is accounted for, or one error says what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from sd_jax.convert.causes import likely_causes
+from sd_jax.convert.component import Component, Layout
+from sd_jax.convert.source import CheckpointError, Source
+from sd_jax.convert.table import Entry, to_ours
+from sd_jax.files import LazyTensor
+from sd_jax.typing import Params
+
+_SHOWN = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where one tensor of the file went; enough to write the file again, byte for byte.
+
+    Attributes:
+      name: in the file.
+      path: "component/our/path", or None for what no network uses.
+      kind: see `sd_jax.convert.table.Entry`.
+    """
+
+    name: str
+    path: str | None
+    kind: str = "same"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be loaded: all decisions taken, no weight read.
+
+    Attributes:
+      source: the checkpoint.
+      configs: sizes by component.
+      entries: for each component, its table with names as they stand in the file.
+      fresh: paths (with the component in front) that the file lacks and may lack.
+      unused: names that no network uses.
+    """
+
+    source: Source
+    configs: Mapping[str, Any]
+    entries: Mapping[str, tuple[Entry, ...]]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def records(self) -> list[Record]:
+        """Returns one record for each tensor of the file, in the file's order."""
+        used = {
+            entry.name: Record(entry.name, f"{component}/{entry.path}", entry.kind)
+            for component, entries in self.entries.items()
+            for entry in entries
+        }
+        return [used.get(name, Record(name, None)) for name in self.source.tensors]
+
+
+def plan_loading(
+    source: Source,
+    components: Sequence[Component],
+    *,
+    num_heads: int | None = None,
+    use_ema: bool = False,
+    may_be_fresh: Collection[str] = (),
+) -> Plan:
+    """Returns what to load from where, after checking every name and shape.
+
+    Args:
+      source: the checkpoint.
+      components: to look for; those that the checkpoint lacks are left out.
+      num_heads: attention heads, where no config.json tells them (8 unless given).
+      use_ema: take the UNet's averaged weights from an original file that has both.
+      may_be_fresh: components of which tensors may be missing (they are initialised anew).
+
+    Raises:
+      CheckpointError: lists every missing, unexpected or wrongly shaped tensor, and the likely
+        cause.
+    """
+    configs: dict[str, Any] = {}
+    entries: dict[str, tuple[Entry, ...]] = {}
+    problems: list[str] = []
+    fresh: list[str] = []
+    claimed: set[str] = set()
+    for component in components:
+        layout = component.layouts.get(source.layout)
+        if layout is None:
+            continue
+        names = _names_of(source, layout, ema=use_ema and component.name == "unet")
+        if not layout.is_in(names):
+            continue
+        claimed.update(names.values())
+        shapes = {name: source.tensors[full].shape for name, full in names.items()}
+        hints = dict(source.hints.get(component.name, {}))
+        if num_heads is not None:
+            hints["num_heads"] = num_heads
+        try:
+            config = layout.infer(shapes, hints)
+            table = component.table(source.layout, config)
+        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+            problems.append(
+                f"{component.name}: the sizes cannot be told from the shapes; "
+                f"no tensor or shape as expected for {error}"
+            )
+            continue
+        configs[component.name] = config
+        checked, component_problems, missing = _check(component, layout, table, names, shapes)
+        problems += component_problems
+        if component.name in may_be_fresh:
+            fresh += [f"{component.name}/{entry.path}" for entry in missing]
+        else:
+            problems += [f"missing: {layout.prefix}{entry.name} {entry.shape}" for entry in missing]
+        entries[component.name] = checked
+    problems += _disagreements(configs)
+    if problems or not configs:
+        raise CheckpointError(_message(source, problems, likely_causes(source.tensors)))
+    unused = tuple(name for name in source.tensors if name not in _used(entries))
+    return Plan(source, configs, entries, tuple(fresh), unused)
+
+
+def _names_of(source: Source, layout: Layout, *, ema: bool) -> dict[str, str]:
+    """Returns {name in the table's spelling: full name in the file} under the layout's prefix."""
+    names = {
+        layout.canonical(name[len(layout.prefix) :]): name
+        for name in source.tensors
+        if name.startswith(layout.prefix)
+    }
+    if not ema:
+        return names
+    # LitEma drops the dots: model_ema.diffusion_modelinput_blocks00weight
+    averaged = {
+        name: "model_ema." + f"{layout.prefix.removeprefix('model.')}{name}".replace(".", "")
+        for name in names
+    }
+    absent = [full for full in averaged.values() if full not in source.tensors]
+    if absent:
+        raise CheckpointError(
+            f"{source.path}: use_ema asks for averaged weights, but {len(absent)} of "
+            f"{len(averaged)} are not in the file (such as {absent[0]}); load it without use_ema"
+        )
+    return averaged
+
+
+def _check(
+    component: Component,
+    layout: Layout,
+    table: tuple[Entry, ...],
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[tuple[Entry, ...], list[str], list[Entry]]:
+    """Returns the entries that are there, under the file's names; problems; missing entries."""
+    found, problems, missing = [], [], []
+    for entry in table:
+        if entry.name not in names:
+            missing.append(entry)
+            continue
+        kind = entry.kind
+        if shapes[entry.name] != entry.shape:
+            other = _other_rank(entry, shapes[entry.name])
+            if other is None:
+                problems.append(
+                    f"wrong shape: {names[entry.name]} is {shapes[entry.name]}, "
+                    f"expected {entry.shape}"
+                )
+                continue
+            kind = other
+        found.append(Entry(entry.path, names[entry.name], kind, shapes[entry.name]))
+    known = {entry.name for entry in table}
+    problems += [
+        f"unexpected: {names[name]} {shapes[name]}"
+        for name in names
+        if name not in known and not any(re.fullmatch(p, name) for p in layout.ignored)
+    ]
+    return tuple(found), problems, missing
+
+
+def _other_rank(entry: Entry, shape: tuple[int, ...]) -> str | None:
+    """Returns the kind for a dense layer stored as 1x1 convolution or the reverse, or None."""
+    if entry.kind == "pointwise" and shape == entry.shape[:2]:
+        return "linear"
+    if entry.kind == "linear" and shape == (*entry.shape, 1, 1):
+        return "pointwise"
+    return None
+
+
+def _disagreements(configs: Mapping[str, Any]) -> list[str]:
+    """Returns what does not fit between components that work on each other's outputs."""
+    problems = []
+    unet, text, vae = configs.get("unet"), configs.get("text_encoder"), configs.get("vae")
+    if unet and text and unet.cross_attention_dim != text.hidden_size:
+        problems.append(
+            f"wrong text encoder: it is {text.hidden_size} wide, but the UNet's cross-attention "
+            f"takes {unet.cross_attention_dim}"
+        )
+    if unet and vae and unet.out_channels != vae.latent_channels:
+        problems.append(
+            f"wrong autoencoder: {vae.latent_channels} latent channels, but the UNet predicts "
+            f"{unet.out_channels}"
+        )
+    return problems
+
+
+def _used(entries: Mapping[str, tuple[Entry, ...]]) -> set[str]:
+    return {entry.name for table in entries.values() for entry in table}
+
+
+def _message(source: Source, problems: Sequence[str], causes: Sequence[str]) -> str:
+    if not problems:
+        problems = [f"no known component among its {len(source.tensors)} tensors"]
+    lines = [f"{source.path}: cannot be loaded ({len(problems)} problems)"]
+    lines += [f"- {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"- ... and {len(problems) - _SHOWN} more")
+    lines += [f"Likely cause: {cause}" for cause in causes]
+    return "\n".join(lines)
+
+
+def read_component(
+    plan: Plan, component: Component, keep: Callable[[np.ndarray], Any] = lambda array: array
+) -> Params:
+    """Returns one component's parameters, read tensor by tensor.
+
+    Args:
+      plan: from `plan_loading`.
+      component: one of the plan's.
+      keep: applied to each array as it is read; for example `jnp.asarray`.
+    """
+    flat = {
+        entry.path: keep(to_ours(plan.source.tensors[entry.name].read(), entry.kind))
+        for entry in plan.entries[component.name]
+    }
+    prefix = f"{component.name}/"
+    fresh = {path[len(prefix) :] for path in plan.fresh if path.startswith(prefix)}
+    if fresh:
+        flat |= {
+            path: keep(array)
+            for path, array in fresh_params(component, plan.configs[component.name]).items()
+            if path in fresh
+        }
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def fresh_params(component: Component, config: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns newly initialised parameters of a component, flat.
+
+    Args:
+      component: which one.
+      config: its sizes.
+      seed: of the initialisation.
+    """
+    module = component.module(config)
+    shapes = component.inputs(config)
+
+    def init() -> Any:
+        inputs = [jax.numpy.zeros(item.shape, item.dtype) for item in shapes]
+        return module.init(jax.random.key(seed), *inputs)["params"]
+
+    return {
+        path: np.asarray(array)
+        for path, array in flax.traverse_util.flatten_dict(jax.jit(init)(), sep="/").items()
+    }
+
+
+def iterate_unused(plan: Plan) -> Iterator[LazyTensor]:
+    """Yields the tensors that no network uses, unread."""
+    for name in plan.unused:
+        yield plan.source.tensors[name]

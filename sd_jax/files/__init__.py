@@ -1,0 +1,13 @@
+"""Tensor files in and out: validated safetensors, and torch files that never run code."""
+
+from sd_jax.files.tensors import CorruptFileError, LazyTensor, UnsafeFileError, open_tensors
+from sd_jax.files.write import write_safetensors, write_torch
+
+__all__ = [
+    "CorruptFileError",
+    "LazyTensor",
+    "UnsafeFileError",
+    "open_tensors",
+    "write_safetensors",
+    "write_torch",
+]
