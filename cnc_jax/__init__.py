@@ -2,5 +2,6 @@
 
 from cnc_jax.condition import Condition
 from cnc_jax.denoise import denoise_fn, predict_noise
+from cnc_jax.load import CnCConfig, load
 
-__all__ = ["Condition", "denoise_fn", "predict_noise"]
+__all__ = ["CnCConfig", "Condition", "denoise_fn", "load", "predict_noise"]

@@ -113,6 +113,7 @@ def _local_fuser_inputs(config: LocalFuserConfig) -> tuple[Any, ...]:
 
 LOCAL_FUSER = Component(
     name="local_fuser",
+    config_class=LocalFuserConfig,
     module=LocalFuser,
     inputs=_local_fuser_inputs,
     layouts={
@@ -129,6 +130,7 @@ LOCAL_FUSER = Component(
 
 GLOBAL_FUSER = Component(
     name="global_fuser",
+    config_class=GlobalFuserConfig,
     module=GlobalFuser,
     inputs=lambda config: (floats(1, config.num_layers, config.embedding_dim),),
     layouts={

@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sd_jax.clip import CLIPTextModel, CLIPVisionModel
+from sd_jax.clip import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 from sd_jax.convert import clip, diffusers, ldm
 from sd_jax.convert.table import Entry, Shape, abstract_params, make_table
-from sd_jax.controlnet import ControlNet
-from sd_jax.safety_checker import SafetyChecker
-from sd_jax.unet import UNet
-from sd_jax.vae import AutoencoderKL
+from sd_jax.controlnet import ControlNet, ControlNetConfig
+from sd_jax.safety_checker import SafetyChecker, SafetyCheckerConfig
+from sd_jax.unet import UNet, UNetConfig
+from sd_jax.vae import AutoencoderKL, VAEConfig
 
 LayoutName = Literal["ldm", "diffusers"]
 Hints = Mapping[str, Any]
@@ -64,12 +64,14 @@ class Component:
 
     Attributes:
       name: its key in `Model.params` and its field in the config.
+      config_class: frozen dataclass of its sizes.
       module: sizes -> linen module.
       inputs: sizes -> abstract arguments of one call, for the shapes of its parameters.
       layouts: by name.
     """
 
     name: str
+    config_class: type
     module: Callable[[Any], nn.Module]
     inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
     layouts: Mapping[LayoutName, Layout]
@@ -116,6 +118,7 @@ def _diffusers_vae(shapes: Mapping[str, Shape], hints: Hints) -> Any:
 
 UNET = Component(
     name="unet",
+    config_class=UNetConfig,
     module=UNet,
     inputs=lambda config: (
         floats(1, config.size_multiple, config.size_multiple, config.in_channels),
@@ -142,6 +145,7 @@ UNET = Component(
 
 VAE = Component(
     name="vae",
+    config_class=VAEConfig,
     module=AutoencoderKL,
     inputs=lambda config: (floats(1, config.downsampling, config.downsampling, config.in_channels),),
     layouts={
@@ -165,6 +169,7 @@ VAE = Component(
 
 TEXT_ENCODER = Component(
     name="text_encoder",
+    config_class=CLIPTextConfig,
     module=CLIPTextModel,
     inputs=lambda config: (integers(1, 1),),
     layouts={
@@ -189,6 +194,7 @@ TEXT_ENCODER = Component(
 
 IMAGE_ENCODER = Component(
     name="image_encoder",
+    config_class=CLIPVisionConfig,
     module=CLIPVisionModel,
     inputs=lambda config: (floats(1, config.image_size, config.image_size, 3),),
     layouts={
@@ -206,6 +212,7 @@ IMAGE_ENCODER = Component(
 
 SAFETY_CHECKER = Component(
     name="safety_checker",
+    config_class=SafetyCheckerConfig,
     module=SafetyChecker,
     inputs=lambda config: (floats(1, config.vision.image_size, config.vision.image_size, 3),),
     layouts={
@@ -222,6 +229,7 @@ SAFETY_CHECKER = Component(
 
 CONTROLNET = Component(
     name="controlnet",
+    config_class=ControlNetConfig,
     module=ControlNet,
     inputs=lambda config: (
         floats(1, config.unet.size_multiple, config.unet.size_multiple, config.unet.in_channels),

@@ -1,0 +1,62 @@
+# Each target makes its own virtual environment in .venv, so it works in a fresh clone:
+#   make test PYTHON=python3.12 WORKERS=8 PYTEST_ARGS="-k tokenizer"
+
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+# Pinned, as an unpinned torch can bring gigabytes of CUDA libraries that no test needs.
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+.PHONY: help test test-slow demo lint types clean
+.NOTPARALLEL:
+
+help:
+	@echo "make test       install into .venv and run the tests (CPU)"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make demo       install into .venv and run the demo"
+	@echo "make lint       ruff and the import contracts"
+	@echo "make types      pyright"
+	@echo "make clean      remove .venv, caches and build output"
+
+test: .venv/installed-test
+	$(PYTEST)
+
+test-slow: .venv/installed-test
+	$(PYTEST) -m "slow and not weights and not gpu"
+
+demo: .venv/installed-demo
+	$(BIN)/python -m launch.demo
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
+
+# Not a part of `lint`: linen's `apply` returns a union that pyright cannot narrow.
+types: .venv/installed-dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name a newer one: " \
+	  "make $(MAKECMDGOALS) PYTHON=python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+# A stamp per extra: installs again when the dependencies or the tools' settings change.
+.venv/installed-test .venv/installed-dev: EXTRA_PACKAGES = $(TORCH)
+.venv/installed-%: .venv/made setup.py pyproject.toml
+	@echo "Installing the project and its [$*] packages into .venv, about 3 minutes the first time ..."
+	@$(PIP) $(EXTRA_PACKAGES) -e '.[$*]'
+	@touch $@

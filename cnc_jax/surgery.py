@@ -1,0 +1,213 @@
+"""Starting points for training, put together from published checkpoints, as upstream names them.
+
+As a local fuser and a UNet share one tree of names, surgery is a copy of equal paths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.traverse_util
+import numpy as np
+
+from cnc_jax.convert import GLOBAL_FUSER, LOCAL_FUSER
+from cnc_jax.global_fuser import GlobalFuserConfig
+from cnc_jax.load import CnCConfig
+from cnc_jax.local_fuser import LocalFuserConfig
+from sd_jax.convert.load import fresh_params
+from sd_jax.model import Model
+from sd_jax.typing import Params
+
+_STEM = "feature_extractor/layers_"
+# Uni-ControlNet stacks seven conditions of 3 channels; these are its depth.
+_UNI_DEPTH = slice(15, 18)
+# Stem convolutions whose shapes agree with Compose and Conquer's.
+_UNI_STEM_LAYERS = (0, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """What surgery did.
+
+    Attributes:
+      model: the result.
+      copied: paths that were taken from a donor ("local_fuser/...").
+      fresh: paths that were initialised anew.
+    """
+
+    model: Model
+    copied: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def init_local(
+    model: Model, *, num_layers: int = 2, condition_channels: int = 3, seed: int = 0
+) -> Operation:
+    """Returns Stable Diffusion with a local fuser that starts from its UNet.
+
+    Args:
+      model: Stable Diffusion 1.x.
+      num_layers: depth layers.
+      condition_channels: channels of a layer's map.
+      seed: of what is new: the feature extractor, FDN and the zero convolutions.
+    """
+    model.require("unet")
+    config = LocalFuserConfig(
+        unet=dataclasses.replace(model.config.unet, in_channels=4, out_channels=4),
+        num_layers=num_layers,
+        condition_channels=condition_channels,
+    )
+    return _with_local_fuser(model, config, _flat(model.params["unet"]), {}, seed)
+
+
+def init_local_fromuni(
+    model: Model, *, num_layers: int = 2, depth_streams: str = "uni", seed: int = 0
+) -> Operation:
+    """Returns Uni-ControlNet made into a local fuser, the published recipe's starting point.
+
+    Args:
+      model: Uni-ControlNet, as `cnc_jax.load` reads it.
+      num_layers: depth layers.
+      depth_streams: "uni" starts every layer's stem from the depth channels of Uni-ControlNet's,
+        where shapes agree; "fresh" starts the stems anew, as upstream does.
+      seed: of what is new.
+
+    Raises:
+      ValueError: the model is no Uni-ControlNet, or `depth_streams` is unknown.
+    """
+    model.require("unet", "local_fuser")
+    donor_config: LocalFuserConfig = model.config.local_fuser
+    if donor_config.num_layers != 1:
+        raise ValueError(
+            f"the checkpoint has {donor_config.num_layers} depth layers; init_local_fromuni takes "
+            "Uni-ControlNet, whose conditions share one feature extractor"
+        )
+    if depth_streams not in ("uni", "fresh"):
+        raise ValueError(f"depth_streams must be 'uni' or 'fresh', got {depth_streams!r}")
+    config = LocalFuserConfig(
+        unet=donor_config.unet,
+        num_layers=num_layers,
+        inject_channels=donor_config.inject_channels,
+    )
+    donor = _flat(model.params["local_fuser"])
+    shared = {path: array for path, array in donor.items() if not path.startswith(_STEM)}
+    stems = _stems_from_uni(donor, config) if depth_streams == "uni" else {}
+    kept = {name: tree for name, tree in model.params.items() if name != "global_fuser"}
+    model = Model(kept, dataclasses.replace(model.config, global_fuser=None))
+    return _with_local_fuser(model, config, shared, stems, seed)
+
+
+def init_global(model: Model, *, num_layers: int = 2, seed: int = 0) -> Operation:
+    """Returns the model with a new global fuser.
+
+    Args:
+      model: Stable Diffusion 1.x.
+      num_layers: layers, each with an exemplar of its own.
+      seed: of the new weights.
+    """
+    model.require("unet")
+    config = GlobalFuserConfig(
+        num_layers=num_layers, embedding_dim=model.config.unet.cross_attention_dim
+    )
+    flat = fresh_params(GLOBAL_FUSER, config, seed)
+    fuser = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Operation(
+        Model(
+            {**model.params, "global_fuser": fuser},
+            _cnc_config(model, global_fuser=config),
+        ),
+        (),
+        tuple(f"global_fuser/{path}" for path in flat),
+    )
+
+
+def integrate(local: Model, global_: Model) -> Operation:
+    """Returns the union of a local and a global checkpoint, for joint training.
+
+    Args:
+      local: with a local fuser.
+      global_: with a global fuser.
+
+    Raises:
+      ValueError: names the tensors that both hold with different bits.
+    """
+    local.require("unet", "local_fuser")
+    global_.require("global_fuser")
+    differing = []
+    for name in sorted(local.params.keys() & global_.params.keys()):
+        ours, theirs = _flat(local.params[name]), _flat(global_.params[name])
+        differing += [
+            f"{name}/{path}"
+            for path in sorted(ours.keys() | theirs.keys())
+            if path not in ours or path not in theirs or not _same_bits(ours[path], theirs[path])
+        ]
+    if differing:
+        shown = ", ".join(differing[:10])
+        raise ValueError(
+            f"the two checkpoints share {len(differing)} tensors that differ ({shown}); both must "
+            "have been trained on the same frozen Stable Diffusion"
+        )
+    configs = {
+        field.name: getattr(local.config, field.name, None)
+        or getattr(global_.config, field.name, None)
+        for field in dataclasses.fields(CnCConfig)
+    }
+    params = {**global_.params, **local.params}
+    copied = tuple(f"global_fuser/{path}" for path in _flat(global_.params["global_fuser"]))
+    return Operation(Model(params, CnCConfig(**configs)), copied, ())
+
+
+def _with_local_fuser(
+    model: Model,
+    config: LocalFuserConfig,
+    donor: Mapping[str, np.ndarray],
+    stems: Mapping[str, np.ndarray],
+    seed: int,
+) -> Operation:
+    """Returns the model with a local fuser: donor's equal paths, the given stems, the rest new."""
+    flat = fresh_params(LOCAL_FUSER, config, seed)
+    copied = {
+        path: array
+        for path, array in {**donor, **stems}.items()
+        if path in flat and array.shape == flat[path].shape
+    }
+    fuser = flax.traverse_util.unflatten_dict({**flat, **copied}, sep="/")
+    return Operation(
+        Model({**model.params, "local_fuser": fuser}, _cnc_config(model, local_fuser=config)),
+        tuple(f"local_fuser/{path}" for path in copied),
+        tuple(f"local_fuser/{path}" for path in flat if path not in copied),
+    )
+
+
+def _stems_from_uni(
+    donor: Mapping[str, np.ndarray], config: LocalFuserConfig
+) -> dict[str, np.ndarray]:
+    stems = {}
+    for layer in range(config.num_layers):
+        for conv in _UNI_STEM_LAYERS:
+            for leaf in ("kernel", "bias"):
+                array = donor[f"{_STEM}0/convs_{conv}/{leaf}"]
+                if conv == 0 and leaf == "kernel":
+                    array = array[:, :, _UNI_DEPTH]
+                stems[f"{_STEM}{layer}/convs_{conv}/{leaf}"] = array
+    return stems
+
+
+def _cnc_config(model: Model, **changes: object) -> CnCConfig:
+    fields = {
+        field.name: getattr(model.config, field.name)
+        for field in dataclasses.fields(model.config)
+    }
+    return CnCConfig(**{**fields, **changes})
+
+
+def _flat(params: Params) -> dict[str, np.ndarray]:
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def _same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and (
+        ours.tobytes() == theirs.tobytes()
+    )

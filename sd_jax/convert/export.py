@@ -1,0 +1,292 @@
+"""Parameters -> files in PyTorch's layouts.
+
+What was loaded from a layout goes back into it byte for byte: the records of the converted
+directory tell each tensor's name, and its extras hold what no network uses. Into another layout,
+the tables write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sd_jax.convert.component import Component, LayoutName
+from sd_jax.convert.diffusers_json import (
+    component_json,
+    feature_extractor_json,
+    model_index_json,
+    scheduler_json,
+)
+from sd_jax.convert.store import Converted, Origin, load_params
+from sd_jax.convert.table import Kind, make_table, their_shape, to_theirs
+from sd_jax.files import LazyTensor, open_tensors, write_safetensors, write_torch
+from sd_jax.files.directory import complete_directory
+from sd_jax.schedule import ScheduleConfig
+from sd_jax.typing import Params
+
+FlatShapes = Mapping[str, jax.ShapeDtypeStruct]
+
+_TRANSFORMERS_COMPONENTS = ("text_encoder", "image_encoder", "safety_checker")
+
+
+class ExportError(ValueError):
+    """Weights that cannot be written as asked; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights about to be written, held or read one component at a time.
+
+    Attributes:
+      configs: sizes by component.
+      schedule: noise schedule.
+      shapes: shape and type of every parameter, by component and path.
+      read: component -> its parameters by path.
+      origins: the sources that they came from.
+      extras: folder with the files of tensors that no network uses.
+      tokenizer: folder with the tokenizer's files.
+    """
+
+    configs: Mapping[str, Any]
+    schedule: ScheduleConfig
+    shapes: Mapping[str, FlatShapes]
+    read: Callable[[str], Mapping[str, np.ndarray]]
+    origins: tuple[Origin, ...] = ()
+    extras: Path | None = None
+    tokenizer: Path | None = None
+
+
+def weights_of_model(
+    params: Mapping[str, Params],
+    configs: Mapping[str, Any],
+    schedule: ScheduleConfig,
+    *,
+    origins: tuple[Origin, ...] = (),
+    tokenizer: Path | None = None,
+) -> Weights:
+    """Returns the weights of a model that is in memory.
+
+    Args:
+      params: by component.
+      configs: sizes by component.
+      schedule: noise schedule.
+      origins: of the weights, if names of loaded files are to be kept.
+      tokenizer: folder with the tokenizer's files.
+    """
+    flat = {name: flax.traverse_util.flatten_dict(tree, sep="/") for name, tree in params.items()}
+    shapes = {
+        name: {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+        for name, leaves in flat.items()
+    }
+    return Weights(configs, schedule, shapes, lambda name: flat[name], origins, None, tokenizer)
+
+
+def weights_of_converted(converted: Converted) -> Weights:
+    """Returns the weights of a converted directory; one component is in memory at a time."""
+    shapes: dict[str, FlatShapes] = {}
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name in converted.configs:
+            tree = checkpointer.metadata((converted.path / "params" / name).absolute())
+            shapes[name] = {
+                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+                for path, leaf in flax.traverse_util.flatten_dict(
+                    tree.item_metadata.tree, sep="/"
+                ).items()
+            }
+    held: dict[str, Mapping[str, np.ndarray]] = {}
+
+    def read(name: str) -> Mapping[str, np.ndarray]:
+        if name not in held:
+            held.clear()
+            abstract = flax.traverse_util.unflatten_dict(shapes[name], sep="/")
+            tree = load_params(converted.path / "params" / name, abstract)
+            held[name] = flax.traverse_util.flatten_dict(tree, sep="/")
+        return held[name]
+
+    return Weights(
+        converted.configs,
+        converted.schedule,
+        shapes,
+        read,
+        converted.origins,
+        converted.path,
+        converted.tokenizer,
+    )
+
+
+def tensors_in_layout(
+    weights: Weights, components: Sequence[Component], layout: LayoutName
+) -> list[LazyTensor]:
+    """Returns every tensor of a layout's files, unread, with its full name.
+
+    Args:
+      weights: to write.
+      components: that may be among them.
+      layout: to write in.
+    """
+    tensors: list[LazyTensor] = []
+    written: set[str] = set()
+    for origin in weights.origins:
+        if origin.layout == layout:
+            recorded, held = _recorded_tensors(weights, origin, written)
+            tensors += recorded
+            written |= held
+    for component in components:
+        if component.name not in weights.configs or component.name in written:
+            continue
+        spec = component.layouts.get(layout)
+        if spec is None:
+            raise ExportError(f"{component.name} has no place in layout {layout!r}")
+        config = weights.configs[component.name]
+        abstract = flax.traverse_util.unflatten_dict(weights.shapes[component.name], sep="/")
+        for entry in make_table(abstract, spec.modules(config), spec.pointwise):
+            tensors.append(
+                _lazy(weights, spec.prefix + entry.name, component.name, entry.path, entry.kind)
+            )
+    return tensors
+
+
+def _recorded_tensors(
+    weights: Weights, origin: Origin, written: set[str]
+) -> tuple[list[LazyTensor], set[str]]:
+    """Returns the tensors of one source under its names, and the components that they make up."""
+    folder = weights.extras
+    extras = open_tensors(folder / origin.extras) if folder and origin.extras else {}
+    tensors, held = [], set()
+    for record in origin.records:
+        if record.path is None:
+            if record.name in extras:
+                tensors.append(extras[record.name])
+            continue
+        component, _, path = record.path.partition("/")
+        if component not in written:
+            held.add(component)
+            tensors.append(_lazy(weights, record.name, component, path, record.kind))
+    return tensors, held
+
+
+def _lazy(weights: Weights, name: str, component: str, path: str, kind: Kind) -> LazyTensor:
+    leaf = weights.shapes[component][path]
+    return LazyTensor(
+        name,
+        their_shape(tuple(leaf.shape), kind),
+        np.dtype(leaf.dtype),
+        lambda: to_theirs(np.asarray(weights.read(component)[path]), kind),
+    )
+
+
+def export_ldm(
+    weights: Weights, components: Sequence[Component], output: str | Path, *, overwrite: bool = False
+) -> None:
+    """Writes one file in the original layout.
+
+    Args:
+      weights: to write.
+      components: that may be among them.
+      output: ends in .safetensors or, for a torch file, .ckpt, .pt or .pth.
+      overwrite: replace a file that is there.
+
+    Raises:
+      ExportError: the ending is none of these, or the output is there.
+    """
+    output = Path(output)
+    if output.suffix not in (".safetensors", ".ckpt", ".pt", ".pth"):
+        raise ExportError(
+            f"{output}: the original layout is one file; end its name in .safetensors, or in .ckpt "
+            "for a torch file"
+        )
+    if output.exists() and not overwrite:
+        raise ExportError(f"{output}: is there already; choose another output or pass --overwrite")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tensors = tensors_in_layout(weights, components, "ldm")
+    bare = _bare_prefix(weights, "ldm")
+    tensors = [dataclasses.replace(item, name=item.name.removeprefix(bare)) for item in tensors]
+    if output.suffix == ".safetensors":
+        write_safetensors(output, tensors, {"format": "pt"})
+    else:
+        write_torch(output, tensors)
+
+
+def export_diffusers(
+    weights: Weights, components: Sequence[Component], output: str | Path, *, overwrite: bool = False
+) -> None:
+    """Writes a diffusers folder; a single component that came alone gets a folder of its own.
+
+    Args:
+      weights: to write.
+      components: that may be among them.
+      output: the folder to make.
+      overwrite: replace a folder that is there.
+    """
+    output = Path(output)
+    if output.suffix in (".safetensors", ".ckpt", ".pt", ".pth"):
+        raise ExportError(f"{output}: diffusers' layout is a folder; leave out {output.suffix}")
+    origins = [origin for origin in weights.origins if origin.layout == "diffusers"]
+    hints = {name: hint for origin in origins for name, hint in origin.hints.items() if hint}
+    alone = bool(_bare_prefix(weights, "diffusers"))
+    by_folder: dict[str, list[LazyTensor]] = {}
+    for tensor in tensors_in_layout(weights, components, "diffusers"):
+        folder, _, name = tensor.name.partition("/")
+        by_folder.setdefault(folder, []).append(dataclasses.replace(tensor, name=name))
+    with complete_directory(output, overwrite=overwrite) as root:
+        for name, tensors in by_folder.items():
+            folder = root if alone else root / name
+            folder.mkdir(exist_ok=True)
+            stem = "model" if name in _TRANSFORMERS_COMPONENTS else "diffusion_pytorch_model"
+            write_safetensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
+            content = hints.get(name) or component_json(name, weights.configs[name])
+            if content:
+                _write_json(folder / "config.json", content)
+        if not alone:
+            scheduler = next((item.scheduler for item in origins if item.scheduler), None)
+            _write_pipeline_files(root, weights, scheduler, by_folder)
+
+
+def _write_pipeline_files(
+    root: Path,
+    weights: Weights,
+    scheduler: Mapping[str, Any] | None,
+    folders: Iterable[str],
+) -> None:
+    """Writes what makes the components' folders a pipeline: index, scheduler, tokenizer."""
+    (root / "scheduler").mkdir()
+    _write_json(
+        root / "scheduler" / "scheduler_config.json",
+        scheduler or scheduler_json(weights.schedule),
+    )
+    if weights.tokenizer is not None:
+        shutil.copytree(weights.tokenizer, root / "tokenizer")
+    elif "text_encoder" in weights.configs:
+        # Imported here: it needs the tokenizers library, which the rest does not.
+        from sd_jax.tokenizer import Tokenizer
+
+        (root / "tokenizer").mkdir()
+        length = weights.configs["text_encoder"].max_position_embeddings
+        Tokenizer.default(length).save(root / "tokenizer")
+    if "safety_checker" in weights.configs:
+        (root / "feature_extractor").mkdir()
+        _write_json(
+            root / "feature_extractor" / "preprocessor_config.json",
+            feature_extractor_json(weights.configs["safety_checker"].vision),
+        )
+    _write_json(root / "model_index.json", model_index_json(folders, weights.configs.get("unet")))
+
+
+def _bare_prefix(weights: Weights, layout: LayoutName) -> str:
+    """Returns the prefix that the names lack if one component's own file is all there is."""
+    if len(weights.origins) != 1 or weights.origins[0].layout != layout:
+        return ""
+    return weights.origins[0].bare
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,47 @@
+"""What every test runs under: the CPU, no network, strict broadcasting and cached compilation."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import jax
+import numpy as np
+import pytest
+
+# Before any test can import transformers or torch, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many torch threads as cores in each worker would only fight for the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    # An accelerator would change the numbers that most tests assert; only GPU tests look for one.
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr) is None:
+        _set_default("JAX_PLATFORMS", "cpu")
+    if hasattr(config, "cache"):
+        _set_default("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+        _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
+        # With a limit jax locks the folder, without one parallel workers read half-written entries.
+        _set_default("JAX_COMPILATION_CACHE_MAX_SIZE", 2**30)
+
+
+def _set_default(variable: str, value: str | float) -> None:
+    """Sets an option of jax, unless the user did, here and in the processes that tests start."""
+    if variable not in os.environ:
+        os.environ[variable] = str(value)
+        jax.config.update(variable.lower(), value)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU that jax sees; select the GPU tests with `pytest -m gpu`")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Returns the same generator in every run."""
+    return np.random.default_rng(0)
