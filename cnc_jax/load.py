@@ -8,7 +8,7 @@ from pathlib import Path
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuserConfig
-from sd_jax.load import load_model
+from sd_jax.load import open_checkpoints
 from sd_jax.model import Model, StableDiffusionConfig
 
 
@@ -41,4 +41,5 @@ def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = Fals
     Raises:
       CheckpointError: the checkpoint is not there, damaged, or of another architecture.
     """
-    return load_model(path, COMPONENTS, CnCConfig, num_heads=num_heads, use_ema=use_ema)
+    opened = open_checkpoints([path], COMPONENTS, num_heads=num_heads, use_ema=use_ema)
+    return opened.load(CnCConfig)

@@ -50,15 +50,14 @@ def canny_edges(
         problems.append(f"thresholds are low={low}, high={high}, expected 0 <= low <= high")
     if problems:
         raise ValueError("; ".join(problems))
-    # OpenCV rounds fractional thresholds down as well.
-    edges = _opencv_edges(photo, int(low), int(high))
+    edges = _opencv_edges(photo, low, high)
     if edges is None:
-        edges = _sobel_canny_edges(photo, int(low), int(high))
+        edges = _sobel_canny_edges(photo, low, high)
     return np.repeat(edges[..., None], 3, axis=-1).astype(np.float32)
 
 
 def _opencv_edges(
-    photo: UInt8[np.ndarray, "h w 3"], low: int, high: int
+    photo: UInt8[np.ndarray, "h w 3"], low: float, high: float
 ) -> Bool[np.ndarray, "h w"] | None:
     """Return OpenCV's edges, or None where OpenCV is not installed."""
     try:
@@ -69,7 +68,7 @@ def _opencv_edges(
 
 
 def _sobel_canny_edges(
-    photo: UInt8[np.ndarray, "h w 3"], low: int, high: int
+    photo: UInt8[np.ndarray, "h w 3"], low: float, high: float
 ) -> Bool[np.ndarray, "h w"]:
     """Return OpenCV's edges computed without OpenCV."""
     try:

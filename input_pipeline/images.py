@@ -278,9 +278,11 @@ def _open_picture(path: str | Path) -> Image.Image:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         image, is_animated = _decode(path)
-    notes = [w for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)]
-    for note in notes:
-        warnings.warn(f"{path}: {note.message}", note.category, stacklevel=3)
+    # The file is opened twice, so that each may come twice.
+    notes = {str(note.message): note.category for note in caught}
+    for note, category in notes.items():
+        if not issubclass(category, Image.DecompressionBombWarning):
+            warnings.warn(f"{path}: {note}", category, stacklevel=3)
     if is_animated:
         warnings.warn(f"{path}: holds several frames; the first is used", stacklevel=3)
     return image

@@ -1,8 +1,10 @@
-"""The one way into a checkpoint: `load_model` for any layout, converted or not."""
+"""The one way into a checkpoint, whatever its layout, converted or not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,86 @@ import jax
 import jax.numpy as jnp
 
 from sd_jax.convert.component import COMPONENTS, Component
-from sd_jax.convert.load import plan_loading, read_component
+from sd_jax.convert.load import disagreements, plan_loading, read_component
 from sd_jax.convert.source import CheckpointError, Source, open_source
-from sd_jax.convert.store import is_converted, load_params, open_converted
+from sd_jax.convert.store import Converted, is_converted, load_params, open_converted
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.schedule import ScheduleConfig
+from sd_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """One or several checkpoints, checked, of which no weight has been read.
+
+    Attributes:
+      configs: sizes by component.
+      schedule: noise schedule.
+      tokenizer: folder with tokenizer files, if a checkpoint has one.
+      readers: component -> function that reads its parameters.
+    """
+
+    configs: Mapping[str, Any]
+    schedule: ScheduleConfig
+    tokenizer: Path | None
+    readers: Mapping[str, Callable[[], Params]]
+
+    def load(self, config_class: type, only: Collection[str] | None = None) -> Model:
+        """Returns the model.
+
+        Args:
+          config_class: dataclass with a field for each component, and `schedule`.
+          only: names of the components wanted; all unless given.
+        """
+        names = [name for name in self.configs if only is None or name in only]
+        params = {name: self.readers[name]() for name in names}
+        configs = {name: self.configs[name] for name in names}
+        return Model(params, config_class(schedule=self.schedule, **configs))
+
+
+def open_checkpoints(
+    paths: Sequence[str | Path],
+    components: Sequence[Component],
+    *,
+    num_heads: int | None = None,
+    use_ema: bool = False,
+) -> Opened:
+    """Returns the checkpoints' sizes after checking every name and shape; reads no weight.
+
+    Args:
+      paths: files, folders or converted directories. They complete one another: of a component that
+        two have, the first is taken, and the noise schedule is that of the UNet's checkpoint.
+      components: that may be there.
+      num_heads: attention heads where no config.json tells them; 8 unless given.
+      use_ema: take the UNet's averaged weights from a file that has both.
+
+    Raises:
+      CheckpointError: a checkpoint is not there, damaged, or of another architecture.
+    """
+    opened = [
+        _open_converted(path, components, num_heads, use_ema)
+        if is_converted(path)
+        else _open_source(path, components, num_heads, use_ema)
+        for path in paths
+    ]
+    configs: dict[str, Any] = {}
+    readers: dict[str, Callable[[], Params]] = {}
+    for item in reversed(opened):
+        configs.update(item.configs)
+        readers.update(item.readers)
+    problems = disagreements(configs)
+    if problems:
+        joined = ", ".join(map(str, paths))
+        raise CheckpointError("\n- ".join([f"{joined}: do not fit together", *problems]))
+    with_unet = [item for item in opened if "unet" in item.configs] or opened
+    tokenizers = [item.tokenizer for item in opened if item.tokenizer is not None]
+    order = [item.name for item in components if item.name in configs]
+    return Opened(
+        {name: configs[name] for name in order},
+        with_unet[0].schedule,
+        tokenizers[0] if tokenizers else None,
+        readers,
+    )
 
 
 def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = False) -> Model:
@@ -28,56 +105,42 @@ def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = Fals
     Raises:
       CheckpointError: the checkpoint is not there, damaged, or of another architecture.
     """
-    return load_model(
-        path, COMPONENTS, StableDiffusionConfig, num_heads=num_heads, use_ema=use_ema
-    )
+    opened = open_checkpoints([path], COMPONENTS, num_heads=num_heads, use_ema=use_ema)
+    return opened.load(StableDiffusionConfig)
 
 
-def load_model(
-    path: str | Path,
-    components: Sequence[Component],
-    config_class: type,
-    *,
-    num_heads: int | None = None,
-    use_ema: bool = False,
-    only: Sequence[str] | None = None,
-) -> Model:
-    """Returns the model at `path`, made of those of `components` that are there.
-
-    Args:
-      path: checkpoint file or folder in any layout, or a converted directory.
-      components: that may be there.
-      config_class: dataclass with a field for each component, and `schedule`.
-      num_heads: attention heads where no config.json tells them; 8 unless given.
-      use_ema: take the UNet's averaged weights from a file that has both.
-      only: names of the components wanted; all unless given.
-    """
-    wanted = [item for item in components if only is None or item.name in only]
-    if is_converted(path):
-        converted = open_converted(path, wanted)
-        _refuse_heads(path, num_heads, use_ema)
-        params = {
-            item.name: load_params(
-                converted.path / "params" / item.name,
-                item.abstract_params(converted.configs[item.name]),
-            )
-            for item in wanted
-            if item.name in converted.configs
-        }
-        return Model(params, config_class(schedule=converted.schedule, **converted.configs))
-    plan = plan_loading(open_source(path), wanted, num_heads=num_heads, use_ema=use_ema)
-    params = {
-        item.name: read_component(plan, item, keep=jnp.asarray)
-        for item in wanted
+def _open_source(
+    path: str | Path, components: Sequence[Component], num_heads: int | None, use_ema: bool
+) -> Opened:
+    plan = plan_loading(open_source(path), components, num_heads=num_heads, use_ema=use_ema)
+    readers = {
+        item.name: functools.partial(read_component, plan, item, jnp.asarray)
+        for item in components
         if item.name in plan.configs
     }
-    return Model(params, config_class(schedule=schedule_of(plan.source), **plan.configs))
+    return Opened(plan.configs, schedule_of(plan.source), plan.source.tokenizer, readers)
 
 
-def find_tokenizer(path: str | Path) -> Path | None:
-    """Returns the folder of the tokenizer's files that belongs to a checkpoint, if any."""
-    folder = Path(path) / "tokenizer"
-    return folder if folder.is_dir() else None
+def _open_converted(
+    path: str | Path, components: Sequence[Component], num_heads: int | None, use_ema: bool
+) -> Opened:
+    if num_heads is not None or use_ema:
+        raise CheckpointError(
+            f"{path}: is converted already, with its heads and weights chosen; pass num_heads and "
+            "use_ema when converting"
+        )
+    converted = open_converted(path, components)
+    readers = {
+        item.name: functools.partial(_read_converted, converted, item)
+        for item in components
+        if item.name in converted.configs
+    }
+    return Opened(converted.configs, converted.schedule, converted.tokenizer, readers)
+
+
+def _read_converted(converted: Converted, component: Component) -> Params:
+    abstract = component.abstract_params(converted.configs[component.name])
+    return load_params(converted.path / "params" / component.name, abstract)
 
 
 def schedule_of(source: Source) -> ScheduleConfig:
@@ -104,14 +167,10 @@ def schedule_of(source: Source) -> ScheduleConfig:
     )
 
 
-def _refuse_heads(path: str | Path, num_heads: int | None, use_ema: bool) -> None:
-    if num_heads is not None or use_ema:
-        raise CheckpointError(
-            f"{path}: is converted already, with its heads and weights chosen; pass num_heads and "
-            "use_ema when converting"
-        )
+def cast_params(model: Model, dtype: Any) -> Model:
+    """Returns the model with its floating-point parameters in another type."""
 
+    def cast(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-def place(model: Model, sharding: jax.sharding.Sharding) -> Model:
-    """Returns the model with its parameters on the devices of `sharding`."""
-    return model.replace(params=jax.device_put(model.params, sharding))
+    return model.replace(params=jax.tree.map(cast, model.params))

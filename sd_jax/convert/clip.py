@@ -79,6 +79,7 @@ def vision_modules(config: CLIPVisionConfig) -> dict[str, str]:
 
 def infer_vision(shapes: Shapes, hints: dict, prefix: str = "") -> CLIPVisionConfig:
     """Returns the sizes of an image tower; `hints` is its config.json, if there is one."""
+    hints = hints.get("vision_config", hints)  # of a whole CLIPModel, or of a safety checker
     model = f"{prefix}vision_model"
     width, _, patch_size, _ = shapes[f"{model}.embeddings.patch_embedding.weight"]
     positions = shapes[f"{model}.embeddings.position_embedding.weight"][0]
@@ -122,7 +123,7 @@ SAFETY_ALIASES: tuple[tuple[str, str], ...] = (
 def infer_safety(shapes: Shapes, hints: dict) -> SafetyCheckerConfig:
     """Returns the sizes of a safety checker; `hints` is its config.json, if there is one."""
     return SafetyCheckerConfig(
-        vision=infer_vision(shapes, hints.get("vision_config", {}), "vision_model."),
+        vision=infer_vision(shapes, hints, "vision_model."),
         num_concepts=shapes["concept_embeds"][0],
         num_special_concepts=shapes["special_care_embeds"][0],
     )

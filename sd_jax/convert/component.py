@@ -110,6 +110,11 @@ def _with_groups(config: Any, hints: Hints) -> Any:
     return dataclasses.replace(config, norm_num_groups=groups) if groups else config
 
 
+def _diffusers_controlnet(shapes: Mapping[str, Shape], hints: Hints) -> Any:
+    config = diffusers.infer_controlnet(shapes, _num_heads(hints))
+    return dataclasses.replace(config, unet=_with_groups(config.unet, hints))
+
+
 def _diffusers_vae(shapes: Mapping[str, Shape], hints: Hints) -> Any:
     config = _with_groups(diffusers.infer_vae(shapes), hints)
     factor = hints.get("scaling_factor", config.scaling_factor)
@@ -251,7 +256,7 @@ CONTROLNET = Component(
         "diffusers": Layout(
             "controlnet/",
             diffusers.controlnet_modules,
-            lambda shapes, hints: diffusers.infer_controlnet(shapes, _num_heads(hints)),
+            _diffusers_controlnet,
             key=r"controlnet_cond_embedding\.conv_in\.weight",
         ),
     },

@@ -119,7 +119,7 @@ def plan_loading(
         else:
             problems += [f"missing: {layout.prefix}{entry.name} {entry.shape}" for entry in missing]
         entries[component.name] = checked
-    problems += _disagreements(configs)
+    problems += disagreements(configs)
     if problems or not configs:
         raise CheckpointError(_message(source, problems, likely_causes(source.tensors)))
     unused = tuple(name for name in source.tensors if name not in _used(entries))
@@ -191,7 +191,7 @@ def _other_rank(entry: Entry, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _disagreements(configs: Mapping[str, Any]) -> list[str]:
+def disagreements(configs: Mapping[str, Any]) -> list[str]:
     """Returns what does not fit between components that work on each other's outputs."""
     problems = []
     unet, text, vae = configs.get("unet"), configs.get("text_encoder"), configs.get("vae")

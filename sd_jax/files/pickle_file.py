@@ -92,7 +92,10 @@ _INERT_NAMES = {
     *(
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
-        for name in ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str")
+        for name in (
+            *("bool", "bytes", "dict", "float", "frozenset", "int", "list", "long", "object"),
+            *("set", "str", "tuple", "unicode"),
+        )
     ),
 }
 _DAMAGED = "The file is damaged or was made by a faulty program: fetch or export it again"

@@ -209,7 +209,11 @@ def test_100k_equal_keys_are_refused_in_time(target):
 
 def test_opening_reads_no_data_and_reading_reads_one_tensor(target):
     half = 2**30
-    header = {"a": entry(0, half), "b": entry(half, 2 * half - 8), "c": entry(2 * half - 8, 2 * half)}
+    header = {
+        "a": entry(0, half),
+        "b": entry(half, 2 * half - 8),
+        "c": entry(2 * half - 8, 2 * half),
+    }
     write(target, header)
     with target.open("r+b") as file:
         size = file.seek(0, 2) + 2 * half

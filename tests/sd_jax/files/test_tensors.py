@@ -167,7 +167,10 @@ def test_links_of_a_download_cache_are_followed(tmp_path):
     ("weight_map", "expected"),
     [
         ({"a": "m-1.safetensors", "b": "m-1.safetensors"}, "'b' is listed in shard"),
-        ({"a": "m-1.safetensors", "b": "m-3.safetensors"}, "'m-3.safetensors' is not in the folder"),
+        (
+            {"a": "m-1.safetensors", "b": "m-3.safetensors"},
+            "'m-3.safetensors' is not in the folder",
+        ),
         ({"a": "m-1.safetensors", "b": 3}, "'b': 3 is not a file name"),
         ([], 'there is no "weight_map" object'),
     ],

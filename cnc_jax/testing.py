@@ -1,0 +1,65 @@
+"""A tiny Compose and Conquer model of random weights, for tests and for the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.traverse_util
+
+from cnc_jax.convert import COMPONENTS
+from cnc_jax.global_fuser import GlobalFuserConfig
+from cnc_jax.load import CnCConfig
+from cnc_jax.local_fuser import LocalFuserConfig
+from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
+from sd_jax.convert.load import fresh_params
+from sd_jax.model import Model
+from sd_jax.unet import UNetConfig
+from sd_jax.vae import VAEConfig
+
+_WIDTH = 64
+
+
+def tiny_config(num_layers: int = 2) -> CnCConfig:
+    """Returns sizes of about 10 million parameters, most of them in the vocabulary.
+
+    Args:
+      num_layers: layers of both fusers.
+    """
+    unet = UNetConfig(
+        block_out_channels=(32, 64, 128, 128), num_heads=4, cross_attention_dim=_WIDTH
+    )
+    tower = {"hidden_size": _WIDTH, "intermediate_size": 2 * _WIDTH, "num_layers": 2}
+    return CnCConfig(
+        unet=unet,
+        vae=VAEConfig(block_out_channels=(32, 32, 64, 64), layers_per_block=1),
+        # Heads of 64, as in the released towers, so that files without a config.json load too.
+        text_encoder=CLIPTextConfig(num_heads=1, **tower),
+        image_encoder=CLIPVisionConfig(
+            image_size=56, num_heads=1, projection_dim=_WIDTH, **tower
+        ),
+        local_fuser=LocalFuserConfig(
+            unet=unet, num_layers=num_layers, inject_channels=(32, 48, 64, 96)
+        ),
+        global_fuser=GlobalFuserConfig(num_layers=num_layers, embedding_dim=_WIDTH),
+    )
+
+
+def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -> Model:
+    """Returns a model of newly initialised weights, zero convolutions included.
+
+    Args:
+      config: sizes.
+      seed: of the weights.
+      only: names of the components wanted; all that have a size unless given.
+    """
+    params: dict[str, Any] = {}
+    for component in COMPONENTS:
+        size = getattr(config, component.name)
+        if size is not None and (not only or component.name in only):
+            flat = fresh_params(component, size, seed)
+            params[component.name] = flax.traverse_util.unflatten_dict(flat, sep="/")
+    absent = {
+        component.name: None for component in COMPONENTS if component.name not in params
+    }
+    return Model(params, dataclasses.replace(config, **absent))

@@ -1,0 +1,1 @@
+"""Configurations of the commands: numbers and strings only."""

@@ -1,0 +1,60 @@
+"""What config files share: arguments after the colon, and errors that suggest the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
+    """Returns the arguments of `config.py:name=value,name=value` over their defaults.
+
+    Args:
+      arg: what follows the colon.
+      **defaults: known arguments; a value takes the type of its default.
+
+    Raises:
+      ValueError: an argument is unknown or of another type; the nearest name is suggested.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, separator, text = item.partition("=")
+        if name not in defaults:
+            raise ValueError(unknown_name("config argument", name, defaults))
+        if not separator:
+            raise ValueError(f"config argument {name!r} needs a value: {name}=...")
+        values[name] = _typed(name, text, defaults[name])
+    return values
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns the message for a name that is not known, with the nearest one that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"
+
+
+def check_known(kind: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    """Checks names against the known ones.
+
+    Raises:
+      ValueError: lists every unknown name.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError("\n".join(unknown_name(kind, name, known) for name in unknown))
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"config argument {name!r} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return type(default)(text)
+    except ValueError as error:
+        raise ValueError(
+            f"config argument {name!r} must be {type(default).__name__}, got {text!r}"
+        ) from error

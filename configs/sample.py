@@ -1,0 +1,80 @@
+r"""Images from text, layered depth maps, exemplars and masks: `launch.sample`.
+
+    python -m launch.sample --config=configs/sample.py \
+        --config.checkpoint=cnc_v1.ckpt,clip-vit-large-patch14/ --config.prompt="a red fox in snow" \
+        --config.depth_maps=fox.png,forest.png --config.exemplars=fox.jpg,forest.jpg \
+        --config.masks=fox_mask.png --config.output=outputs/fox
+
+`configs/sample.py:preset=fast` is DPM-Solver++(2M) with 20 steps, `:preset=paper` is the setting of
+Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768). `:record=outputs/fox/record.json`
+repeats an earlier run. Lists are joined by commas, layers from front to back; `-` leaves a layer out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs.common import check_known, parse_arg, unknown_name
+
+PRESETS = {
+    "default": {},
+    "fast": {"sampler": "dpmpp_2m", "num_steps": 20},
+    "paper": {"num_steps": 50, "guidance_scale": 7.0, "height": 768, "width": 768},
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the config; `arg` is `preset=` or `record=`."""
+    args = parse_arg(arg, preset="default", record="")
+    config = ConfigDict()
+
+    # Files. Several checkpoints complete one another: of what two hold, the first is taken.
+    config.checkpoint = ""
+    config.num_heads = 0  # attention heads where no config.json tells them; 0 is 8
+    config.output = "outputs"
+    config.safety_checker = True  # used where the checkpoint carries one
+
+    # What to compose.
+    config.prompt = ""
+    config.negative_prompt = ""
+    config.long_prompts = "cut"  # or "chunks": prompts of more than 75 tokens
+    config.depth_maps = ""  # 8- or 16-bit PNG, or .npy in [0, 1]; near = 1
+    config.photos = ""  # instead of depth maps: photos, of which depth or edges are taken
+    config.depth_estimator = ""  # folder of a depth estimator's weights (DPT), for photos
+    config.local_condition = "depth"  # or "canny": what the local fuser was trained with
+    config.exemplars = ""
+    config.masks = ""  # of all layers but the last
+
+    # How.
+    config.height = 512
+    config.width = 512
+    config.num_images = 1
+    config.seed = 0  # images take seed, seed + 1, ...
+    config.batch_size = 1
+    config.sampler = "ddim"
+    config.num_steps = 50
+    config.spacing = "leading"
+    config.eta = -1.0  # -1 is the sampler's own default
+    config.guidance_scale = 7.5  # 1 leaves guidance out
+    config.image_guidance_scale = 0.0  # 0: guidance on the text alone, as upstream
+    config.exemplar_strengths = "1"
+    config.depth_gains = "1"
+    config.residual_scales = "1"
+    config.depth_interval = "0,1"
+    config.exemplar_interval = "0,1"
+    config.mask_rule = "upstream"
+    config.dtype = "float32"
+    config.attention = "auto"
+    config.decode_slice = 1
+
+    if args["preset"] not in PRESETS:
+        raise ValueError(unknown_name("preset", args["preset"], PRESETS))
+    config.update(PRESETS[args["preset"]])
+    if args["record"]:
+        recorded = json.loads(Path(args["record"]).read_text(encoding="utf-8"))["config"]
+        check_known("config key of the record", recorded, config)
+        config.update(recorded)
+    return config.lock()

@@ -1,0 +1,64 @@
+"""Any checkpoint layout -> a converted directory.
+
+    python -m launch.convert --source=cnc_v1.ckpt,clip-vit-large-patch14/ --output=converted/cnc
+    python -m launch.convert --source=sd15.safetensors --surgery=init_local --output=converted/start
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+
+_SOURCE = flags.DEFINE_list(
+    "source", None, "Checkpoint files or folders; later ones add what earlier ones lack."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Directory to make.")
+_LAYOUT = flags.DEFINE_enum(
+    "layout", None, ["ldm", "diffusers"], "Layout of the sources; detected unless given."
+)
+_SURGERY = flags.DEFINE_enum(
+    "surgery",
+    None,
+    ["init_local", "init_local_fromuni", "init_global", "integrate"],
+    "Make a starting point for training instead (integrate takes a local and a global checkpoint).",
+)
+_DEPTH_STREAMS = flags.DEFINE_enum(
+    "depth_streams", "uni", ["uni", "fresh"], "Start of the depth stems in init_local_fromuni."
+)
+_NUM_LAYERS = flags.DEFINE_integer("num_layers", 2, "Layers of new fusers.", lower_bound=1)
+_NUM_HEADS = flags.DEFINE_integer("num_heads", None, "Attention heads where no config tells them.")
+_USE_EMA = flags.DEFINE_bool("use_ema", False, "Take the UNet's averaged weights.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of new weights.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    from launch.errors import reported
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    with reported():
+        from launch.converting import convert
+
+        print(
+            convert(
+                _SOURCE.value,
+                _OUTPUT.value,
+                layout=_LAYOUT.value,
+                surgery=_SURGERY.value,
+                depth_streams=_DEPTH_STREAMS.value,
+                num_layers=_NUM_LAYERS.value,
+                num_heads=_NUM_HEADS.value,
+                use_ema=_USE_EMA.value,
+                seed=_SEED.value,
+                overwrite=_OVERWRITE.value,
+            ),
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["source", "output"])
+    app.run(main)

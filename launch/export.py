@@ -1,0 +1,40 @@
+"""A converted directory -> PyTorch's layouts.
+
+    python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.safetensors
+    python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted directory.")
+_LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File (ldm: .safetensors, or .ckpt for a torch file) or folder (diffusers)."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    from launch.errors import reported
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    with reported():
+        from cnc_jax.convert import COMPONENTS
+        from sd_jax.convert.export import export_diffusers, export_ldm, weights_of_converted
+        from sd_jax.convert.store import open_converted
+
+        weights = weights_of_converted(open_converted(_CHECKPOINT.value, COMPONENTS))
+        write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
+        write(weights, COMPONENTS, _OUTPUT.value, overwrite=_OVERWRITE.value)
+        print(f"wrote {_OUTPUT.value}: {', '.join(weights.configs)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["checkpoint", "layout", "output"])
+    app.run(main)

@@ -1,0 +1,29 @@
+"""Images from text, layered depth maps, exemplars and masks; see configs/sample.py."""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/sample.py", "What to sample.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    from launch.errors import reported
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}; pass --config.<name>=<value>")
+    with reported():
+        # Imported here, so that --help and a wrong flag answer at once.
+        from launch.sampling import sample_from_config
+
+        folder = sample_from_config(_CONFIG.value)
+        print(f"wrote {folder}/contact_sheet.png, record.json and the images", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    flags.FLAGS.set_default("logtostderr", True)
+    app.run(main)

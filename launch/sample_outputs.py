@@ -1,0 +1,141 @@
+"""What `launch.sample` writes: a PNG for each image, a contact sheet, and the record."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from input_pipeline.contact_sheet import Picture, contact_sheet
+from input_pipeline.images import to_uint8, write_png
+from launch.sample_inputs import LayerInputs
+from launch.sample_request import SampleRequest
+
+_HASHED_BYTES = 64 * 2**20
+
+
+class Outputs:
+    """The output folder; each image is written as soon as it is there.
+
+    Args:
+      request: what was asked for.
+      inputs: what its files hold.
+    """
+
+    def __init__(self, request: SampleRequest, inputs: LayerInputs) -> None:
+        self.request, self.inputs = request, inputs
+        self.folder = Path(request.config.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._maps: np.ndarray | None = None
+        self._pictures: list[Picture] = []
+        self._images: list[dict[str, Any]] = []
+        self._seconds: dict[str, list[float]] = {}
+
+    def add_maps(self, maps: np.ndarray | None) -> None:
+        """Keeps the maps that the local fuser got, for the contact sheet."""
+        self._maps = maps
+
+    def add_seconds(self, part: str, seconds: float) -> None:
+        """Keeps the duration of a part; the first of several includes the compilation."""
+        self._seconds.setdefault(part, []).append(round(seconds, 3))
+
+    def add_images(
+        self, seeds: tuple[int, ...], images: np.ndarray, flagged: np.ndarray | None
+    ) -> None:
+        """Writes images; those that the safety checker flagged become black.
+
+        Args:
+          seeds: of the images.
+          images: [image height width 3] in [-1, 1].
+          flagged: for each image, or None without a safety checker.
+        """
+        for index, (seed, image) in enumerate(zip(seeds, images, strict=True)):
+            black = bool(flagged[index]) if flagged is not None else False
+            pixels = np.zeros_like(to_uint8(image)) if black else to_uint8(image)
+            name = f"{seed:06d}.png"
+            text = {"prompt": self.request.config.prompt, "seed": str(seed)}
+            write_png(self.folder / name, pixels, text=text)
+            self._images.append(
+                {
+                    "file": name,
+                    "seed": seed,
+                    "sha256_of_pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
+                    "flagged_by_safety_checker": black if flagged is not None else None,
+                }
+            )
+            self._pictures.append(Picture(f"seed {seed}", pixels))
+
+    def finish(self) -> Path:
+        """Writes contact sheet and record; returns the folder."""
+        rows = [row for row in (self._condition_row(), *self._image_rows()) if row]
+        sheet = contact_sheet(rows, title=self.request.config.prompt or None)
+        write_png(self.folder / "contact_sheet.png", sheet)
+        record = json.dumps(self._record(), indent=2, ensure_ascii=False) + "\n"
+        temporary = self.folder / ".record.json"
+        temporary.write_text(record, encoding="utf-8")
+        os.replace(temporary, self.folder / "record.json")
+        return self.folder
+
+    def _condition_row(self) -> list[Picture]:
+        kind = self.request.config.local_condition
+        row = []
+        if self._maps is not None:
+            row += [Picture.depth_map(f"{kind} {i}", m) for i, m in enumerate(self._maps)]
+        for index, exemplar in enumerate(self.inputs.exemplars):
+            if exemplar is not None:
+                row.append(Picture(f"exemplar {index}", exemplar))
+        if self.inputs.masks is not None:
+            row += [Picture.mask(f"mask {i}", m) for i, m in enumerate(self.inputs.masks)]
+        return row
+
+    def _image_rows(self) -> list[list[Picture]]:
+        columns = 4
+        return [self._pictures[i : i + columns] for i in range(0, len(self._pictures), columns)]
+
+    def _record(self) -> dict[str, Any]:
+        request = self.request
+        files = [
+            path
+            for paths in (request.depth_maps, request.photos, request.exemplars, request.masks)
+            for path in paths
+            if path is not None
+        ]
+        return {
+            "config": request.config.to_dict(),
+            "images": self._images,
+            "inputs": {str(path): _sha256(path) for path in files},
+            "checkpoints": {str(path): _identity(path) for path in request.checkpoints},
+            "seconds": self._seconds,
+            "device": jax.devices()[0].device_kind,
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")
+            },
+        }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """Returns size and, of the beginning, hash: what tells checkpoints apart in little time."""
+    if path.is_dir():
+        sizes = {
+            str(file.relative_to(path)): file.stat().st_size
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        }
+        listing = json.dumps(sizes).encode()
+        return {"bytes": sum(sizes.values()), "sha256_of_sizes": hashlib.sha256(listing).hexdigest()}
+    with path.open("rb") as file:
+        beginning = file.read(_HASHED_BYTES)
+    return {
+        "bytes": path.stat().st_size,
+        f"sha256_of_first_{_HASHED_BYTES}_bytes": hashlib.sha256(beginning).hexdigest(),
+    }

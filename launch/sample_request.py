@@ -1,0 +1,224 @@
+"""What `launch.sample` is asked for, checked before anything slow starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from ml_collections import ConfigDict
+
+from cnc_jax.soft_guidance import MaskRule
+from sd_jax.attention import Implementation
+from sd_jax.samplers import SAMPLERS
+from sd_jax.schedule import Spacing
+
+SIZE_MULTIPLE = 64
+DTYPES = ("float32", "bfloat16", "float16")
+_LEFT_OUT = "-"
+
+
+class RequestError(ValueError):
+    """A request that cannot be met; lists every problem."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleRequest:
+    """A checked config; lists are tuples, layers from front to back, None for a layer left out.
+
+    Attributes:
+      config: as given, for the record.
+      checkpoints: that complete one another.
+      depth_maps: files.
+      photos: files, in place of depth maps.
+      exemplars: files.
+      masks: files, of all layers or of all but the last.
+      seeds: of the images.
+      exemplar_strengths: one, or one for each layer.
+      depth_gains: one, or one for each layer.
+      residual_scales: one, or one for each residual.
+      depth_interval: (start, end).
+      exemplar_interval: (start, end).
+    """
+
+    config: ConfigDict
+    checkpoints: tuple[Path, ...]
+    depth_maps: tuple[Path | None, ...]
+    photos: tuple[Path | None, ...]
+    exemplars: tuple[Path | None, ...]
+    masks: tuple[Path | None, ...]
+    seeds: tuple[int, ...]
+    exemplar_strengths: tuple[float, ...]
+    depth_gains: tuple[float, ...]
+    residual_scales: tuple[float, ...]
+    depth_interval: tuple[float, ...]
+    exemplar_interval: tuple[float, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.config.height, self.config.width
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that the files describe; 0 without any."""
+        return max(len(self.depth_maps), len(self.photos), len(self.exemplars))
+
+
+def parse_request(config: ConfigDict) -> SampleRequest:
+    """Returns the request of a config.
+
+    Raises:
+      RequestError: lists everything that is out of range, unknown or contradictory.
+    """
+    problems: list[str] = []
+
+    def numbers(name: str) -> tuple[float, ...]:
+        try:
+            values = tuple(float(item) for item in _split(config[name]))
+        except ValueError:
+            problems.append(f"{name} must be numbers joined by commas, got {config[name]!r}")
+            return (1.0,)
+        if not values or not all(map(math.isfinite, values)):
+            problems.append(f"{name} must be finite numbers, got {config[name]!r}")
+            return (1.0,)
+        return values
+
+    request = SampleRequest(
+        config=config,
+        checkpoints=tuple(Path(item) for item in _split(config.checkpoint)),
+        depth_maps=_paths(config.depth_maps),
+        photos=_paths(config.photos),
+        exemplars=_paths(config.exemplars),
+        masks=_paths(config.masks),
+        seeds=tuple(range(config.seed, config.seed + max(config.num_images, 0))),
+        exemplar_strengths=numbers("exemplar_strengths"),
+        depth_gains=numbers("depth_gains"),
+        residual_scales=numbers("residual_scales"),
+        depth_interval=numbers("depth_interval"),
+        exemplar_interval=numbers("exemplar_interval"),
+    )
+    problems += _check_numbers(config)
+    problems += _check_names(config)
+    problems += _check_layers(request)
+    problems += _check_intervals(request)
+    if problems:
+        raise RequestError(_listed("the request cannot be met", problems))
+    return request
+
+
+def _check_numbers(config: ConfigDict) -> list[str]:
+    problems = []
+    for name in ("height", "width"):
+        value = config[name]
+        if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
+            near = max(1, round(value / SIZE_MULTIPLE)) * SIZE_MULTIPLE
+            problems.append(
+                f"{name} must be a positive multiple of {SIZE_MULTIPLE}, got {value}; {near} is near"
+            )
+    for name in ("num_steps", "num_images", "batch_size", "decode_slice"):
+        if config[name] < 1:
+            problems.append(f"{name} must be at least 1, got {config[name]}")
+    if config.num_steps > 1000:
+        problems.append(f"num_steps must be at most 1000, got {config.num_steps}")
+    if not 0 <= config.seed < 2**32:
+        problems.append(f"seed must be from 0 to 4294967295, got {config.seed}")
+    for name in ("guidance_scale", "image_guidance_scale"):
+        if not math.isfinite(config[name]) or config[name] < 0:
+            problems.append(f"{name} must be a finite number of at least 0, got {config[name]}")
+    if config.image_guidance_scale and config.guidance_scale == 1:
+        problems.append("image_guidance_scale needs a guidance_scale other than 1")
+    if config.eta != -1 and not 0 <= config.eta <= 1:
+        problems.append(f"eta must be from 0 to 1, or -1 for the default, got {config.eta}")
+    return problems
+
+
+def _check_names(config: ConfigDict) -> list[str]:
+    choices: dict[str, tuple[str, ...]] = {
+        "sampler": tuple(sorted(SAMPLERS)),
+        "spacing": get_args(Spacing),
+        "mask_rule": get_args(MaskRule),
+        "attention": get_args(Implementation),
+        "dtype": DTYPES,
+        "local_condition": ("depth", "canny"),
+        "long_prompts": ("cut", "chunks"),
+    }
+    problems = []
+    for name, known in choices.items():
+        if config[name] not in known:
+            near = difflib.get_close_matches(config[name], known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"{name} must be one of {', '.join(known)}, got {config[name]!r}{hint}")
+    return problems
+
+
+def _check_layers(request: SampleRequest) -> list[str]:
+    problems = []
+    if not request.checkpoints:
+        problems.append("checkpoint is empty; name a file, a folder, or several joined by commas")
+    if request.depth_maps and request.photos:
+        problems.append("depth_maps and photos are both given; photos stand in for depth maps")
+    if request.photos and request.config.local_condition == "depth":
+        if not request.config.depth_estimator:
+            problems.append(
+                "photos need depth_estimator, the folder of a depth model's weights (DPT), or "
+                "local_condition=canny with a model trained on edges"
+            )
+        elif not Path(request.config.depth_estimator).is_dir():
+            problems.append(f"depth_estimator: no folder {request.config.depth_estimator}")
+    layers = request.num_layers
+    for name in ("depth_maps", "photos", "exemplars"):
+        count = len(getattr(request, name))
+        if count not in (0, layers):
+            problems.append(
+                f"{name} has {count} layers, others have {layers}; "
+                f"put {_LEFT_OUT!r} for a layer left out"
+            )
+    if request.masks and not layers:
+        problems.append("masks are given, but no layers (depth_maps, photos or exemplars)")
+    elif len(request.masks) not in ((0,) if not layers else (0, layers - 1, layers)):
+        problems.append(
+            f"masks has {len(request.masks)} layers, expected {layers - 1} "
+            "(all but the last) or all"
+        )
+    for name in ("exemplar_strengths", "depth_gains"):
+        count = len(getattr(request, name))
+        if layers and count not in (1, layers):
+            problems.append(f"{name} has {count} numbers, expected 1 or {layers}")
+    return problems
+
+
+def _check_intervals(request: SampleRequest) -> list[str]:
+    problems = []
+    for name in ("depth_interval", "exemplar_interval"):
+        values = getattr(request, name)
+        if len(values) != 2 or not 0 <= values[0] <= values[1] <= 1:
+            problems.append(f"{name} must be start,end with 0 <= start <= end <= 1, got {values}")
+    for name in ("exemplar_strengths", "depth_gains"):
+        if any(value < 0 for value in getattr(request, name)):
+            problems.append(f"{name} must not be negative, got {getattr(request, name)}")
+    return problems
+
+
+def _split(text: Any) -> list[str]:
+    return [item.strip() for item in str(text).split(",") if item.strip()]
+
+
+def _paths(text: str) -> tuple[Path | None, ...]:
+    return tuple(None if item == _LEFT_OUT else Path(item) for item in _split(text))
+
+
+def _listed(title: str, problems: list[str]) -> str:
+    return "\n- ".join([title + ":", *problems])
+
+
+def collect(problems: list[str], action: Callable[[], Any]) -> Any:
+    """Returns what `action` returns; a ValueError becomes one of `problems` and gives None."""
+    try:
+        return action()
+    except ValueError as error:
+        problems.append(str(error))
+        return None

@@ -1,0 +1,260 @@
+"""The work of `launch.sample`: a checked request -> images, a contact sheet and a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from cnc_jax.compose import compose_latents, decode_images, encode_exemplars, encode_prompts
+from cnc_jax.condition import Condition
+from cnc_jax.convert import COMPONENTS
+from cnc_jax.load import CnCConfig
+from launch.sample_inputs import LayerInputs, exemplar_pixels, read_inputs, spatial_maps
+from launch.sample_outputs import Outputs
+from launch.sample_request import RequestError, SampleRequest, parse_request
+from sd_jax.load import Opened, cast_params, open_checkpoints
+from sd_jax.model import Model
+from sd_jax.safety_checker import flag_images
+from sd_jax.samplers import make_sampler
+from sd_jax.schedule import make_schedule, sampling_timesteps
+from sd_jax.tokenizer import Tokenizer, load_tokenizer
+
+
+def sample_from_config(config: ConfigDict) -> Path:
+    """Writes the images that a config asks for; returns the folder.
+
+    Raises:
+      RequestError: the config, the files and the model do not fit; nothing slow has started.
+    """
+    request = parse_request(config)
+    inputs = read_inputs(request)
+    opened = open_checkpoints(
+        request.checkpoints, COMPONENTS, num_heads=config.num_heads or None
+    )
+    _check_fit(request, opened)
+    outputs = Outputs(request, inputs)
+    with _timed(outputs, "load"):
+        needed = [name for name in opened.configs if name in _components(request, opened)]
+        model = opened.load(CnCConfig, needed)
+        if config.dtype != "float32":
+            model = cast_params(model, config.dtype)
+        jax.block_until_ready(model.params)
+    with _timed(outputs, "conditions"):
+        maps = spatial_maps(request, inputs)
+        outputs.add_maps(maps)
+        prepared = _prepare(request, inputs, maps, model, load_tokenizer(opened.tokenizer))
+    for seeds in _batches(request):
+        with _timed(outputs, "sample"):
+            images = _sample_batch(request, model, prepared, seeds)
+        flagged = _flagged(model, images) if "safety_checker" in model.params else None
+        outputs.add_images(seeds, images[: len(seeds)], flagged)
+    return outputs.finish()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What all batches share; the arrays have batch 1."""
+
+    text: jax.Array
+    negative: jax.Array
+    condition: Condition
+
+
+def _components(request: SampleRequest, opened: Opened) -> list[str]:
+    """Returns the components that the request needs, and the safety checker if there is one."""
+    names = ["unet", "vae", "text_encoder"]
+    if request.depth_maps or request.photos:
+        names.append("local_fuser")
+    if request.exemplars:
+        names += ["global_fuser", "image_encoder"]
+    if request.config.safety_checker and "safety_checker" in opened.configs:
+        names.append("safety_checker")
+    return names
+
+
+def _check_fit(request: SampleRequest, opened: Opened) -> None:
+    """Checks the request against the checkpoints' sizes.
+
+    Raises:
+      RequestError: lists every missing component and every number of layers that does not fit.
+    """
+    why = {
+        "local_fuser": "depth_maps and photos",
+        "global_fuser": "exemplars",
+        "image_encoder": "exemplars (a CLIP ViT-L/14 folder, such as clip-vit-large-patch14)",
+    }
+    problems = [
+        f"no {name} in {', '.join(map(str, request.checkpoints))}, which is needed"
+        f"{' for ' + why[name] if name in why else ''}; add a checkpoint that has one"
+        for name in _components(request, opened)
+        if name not in opened.configs
+    ]
+    for name, given in (
+        ("local_fuser", bool(request.depth_maps or request.photos)),
+        ("global_fuser", bool(request.exemplars)),
+    ):
+        config = opened.configs.get(name)
+        if given and config and config.num_layers != request.num_layers:
+            problems.append(
+                f"{request.num_layers} layers are given, but the {name.replace('_', ' ')} takes "
+                f"{config.num_layers}; put '-' for a layer left out"
+            )
+    unet = opened.configs.get("unet")
+    if unet is not None and unet.in_channels != 4:
+        problems.append(
+            f"the UNet takes {unet.in_channels} channels; launch.sample composes with 4"
+        )
+    if unet is not None and len(request.residual_scales) not in (1, unet.num_skips + 1):
+        problems.append(
+            f"residual_scales has {len(request.residual_scales)} numbers, expected 1 or "
+            f"{unet.num_skips + 1}"
+        )
+    if problems:
+        raise RequestError("\n- ".join(["the checkpoints do not fit the request:", *problems]))
+
+
+def _prepare(
+    request: SampleRequest,
+    inputs: LayerInputs,
+    maps: np.ndarray | None,
+    model: Model,
+    tokenizer: Tokenizer,
+) -> _Prepared:
+    config, dtype = request.config, jnp.dtype(request.config.dtype)
+    prompts = [config.prompt, config.negative_prompt]
+    ids = tokenizer(prompts, long_prompts=config.long_prompts)
+    embeddings = encode_prompts(model, jnp.asarray(ids), dtype=dtype)
+    exemplars = None
+    if request.exemplars:
+        pixels = exemplar_pixels(inputs, model.config.image_encoder.image_size)
+        present = np.array([path is not None for path in request.exemplars], np.float32)
+        # A layer left out has a zero embedding, as in training; that of a black image is not zero.
+        exemplars = encode_exemplars(model, jnp.asarray(pixels)[None], dtype=dtype)
+        exemplars = exemplars * present[None, :, None]
+    condition = Condition(
+        depth_maps=None if maps is None else jnp.asarray(maps)[None],
+        exemplar_embeddings=exemplars,
+        masks=None if inputs.masks is None else jnp.asarray(inputs.masks)[None],
+        exemplar_strengths=_scalar_or_array(request.exemplar_strengths),
+        residual_scales=_scalar_or_array(request.residual_scales),
+        depth_gains=_scalar_or_array(request.depth_gains),
+        depth_interval=jnp.asarray(request.depth_interval),
+        exemplar_interval=jnp.asarray(request.exemplar_interval),
+        mask_rule=config.mask_rule,
+    )
+    return _Prepared(embeddings[:1], embeddings[1:], condition)
+
+
+def _sample_batch(
+    request: SampleRequest, model: Model, prepared: _Prepared, seeds: tuple[int, ...]
+) -> np.ndarray:
+    """Returns the images of these seeds; a short batch is filled up, so that nothing recompiles."""
+    config, dtype = request.config, jnp.dtype(request.config.dtype)
+    filled = (seeds + (0,) * config.batch_size)[: config.batch_size]
+
+    def repeat(array: Any) -> Any:
+        return None if array is None else jnp.repeat(array, config.batch_size, axis=0)
+
+    condition = prepared.condition.replace(
+        depth_maps=repeat(prepared.condition.depth_maps),
+        exemplar_embeddings=repeat(prepared.condition.exemplar_embeddings),
+        masks=repeat(prepared.condition.masks),
+    )
+    schedule = make_schedule(model.config.schedule)
+    timesteps = sampling_timesteps(
+        config.num_steps, model.config.schedule.num_train_timesteps, config.spacing
+    )
+    eta = None if config.eta == -1 else config.eta
+    guided = config.guidance_scale != 1
+    scale = model.config.vae.downsampling
+    with _PROGRESS.over(len(timesteps), f"seeds {seeds[0]} to {seeds[-1]}"):
+        latents = compose_latents(
+            model,
+            repeat(prepared.text),
+            condition,
+            make_sampler(config.sampler, schedule, timesteps, eta=eta),
+            jax.vmap(jax.random.key)(jnp.asarray(filled, jnp.uint32)),
+            latents_size=(config.height // scale, config.width // scale),
+            negative_embeddings=repeat(prepared.negative) if guided else None,
+            guidance_scale=config.guidance_scale if guided else None,
+            image_guidance_scale=config.image_guidance_scale or None,
+            dtype=dtype,
+            attention_implementation=config.attention,
+            report=_PROGRESS.tick,
+        )
+        jax.block_until_ready(latents)
+        jax.effects_barrier()
+    images = np.asarray(
+        decode_images(model, latents, dtype=dtype, slice_size=config.decode_slice)
+    )
+    if not np.isfinite(images).all():
+        raise FloatingPointError(
+            f"the images of seeds {seeds} are not finite in {config.dtype}; use "
+            "--config.dtype=bfloat16 or float32"
+        )
+    return images
+
+
+def _flagged(model: Model, images: np.ndarray) -> np.ndarray:
+    """Returns which images the checkpoint's safety checker would black out."""
+    from input_pipeline.images import clip_pixels, to_uint8
+
+    config = model.config.safety_checker
+    pixels = [clip_pixels(image, config.vision.image_size) for image in to_uint8(images)]
+    return np.asarray(
+        flag_images(config, model.params["safety_checker"], jnp.asarray(np.stack(pixels)))
+    )
+
+
+def _batches(request: SampleRequest) -> Iterator[tuple[int, ...]]:
+    seeds = iter(request.seeds)
+    while batch := tuple(itertools.islice(seeds, request.config.batch_size)):
+        yield batch
+
+
+def _scalar_or_array(values: tuple[float, ...]) -> jax.Array:
+    return jnp.asarray(values[0] if len(values) == 1 else values, jnp.float32)
+
+
+class _Progress:
+    """A progress bar behind one function, which the compiled programs keep calling."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def over(self, total: int, label: str) -> tqdm:
+        """Starts a bar; use it in a with statement."""
+        self._bar = tqdm(total=total, desc=label, unit="step", file=sys.stderr)
+        return self._bar
+
+    def tick(self) -> None:
+        """Advances the bar by one step."""
+        if self._bar is not None:
+            self._bar.update()
+
+
+_PROGRESS = _Progress()
+
+
+class _timed:  # noqa: N801 - reads as a statement
+    """Adds the seconds of a block to the outputs' timings."""
+
+    def __init__(self, outputs: Outputs, part: str) -> None:
+        self.outputs, self.part = outputs, part
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.outputs.add_seconds(self.part, time.perf_counter() - self.start)
