@@ -7,6 +7,7 @@ names carry no such mark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from cnc_jax.global_fuser import GlobalFuser, GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuser, LocalFuserConfig
 from sd_jax.convert.blocks import LDM_RESNET, LEAF, ldm_encoder_blocks, nested
 from sd_jax.convert.component import COMPONENTS as SD_COMPONENTS
-from sd_jax.convert.component import Component, Layout, floats, integers
+from sd_jax.convert.component import Component, Layout, floats, heads_from_hints, integers
 from sd_jax.convert.ldm import Shapes, infer_unet
 
 _FDN_RESNET = {
@@ -66,7 +67,7 @@ def infer_local_fuser(shapes: Shapes, hints: Mapping[str, Any]) -> LocalFuserCon
     while f"{prefix}extractors.{len(inject_channels)}.0.weight" in shapes:
         inject_channels.append(shapes[f"{prefix}extractors.{len(inject_channels)}.0.weight"][0])
     return LocalFuserConfig(
-        unet=infer_unet(shapes, hints.get("num_heads") or 8, prefix_out=False),
+        unet=infer_unet(shapes, heads_from_hints(hints), prefix_out=False),
         num_layers=len(stems),
         condition_channels=shapes[f"{prefix}{stem}.0.weight"][1],
         stem_channels=tuple(stem_channels),
@@ -91,10 +92,12 @@ def global_fuser_modules(config: GlobalFuserConfig) -> dict[str, str]:
 def infer_global_fuser(shapes: Shapes, hints: Mapping[str, Any]) -> GlobalFuserConfig:
     """Returns the sizes of a global fuser, Compose and Conquer's or Uni-ControlNet's."""
     del hints
-    suffix = "" if "norm1.weight" in shapes else "_fg"
+    parts = [re.match(r"(?:norm|ff)[12](_[a-z0-9]+)?\.", name) for name in shapes]
+    layers = {part[1] for part in parts if part}
+    suffix = "" if None in layers else "_fg"
     width = shapes[f"norm1{suffix}.weight"][0]
     return GlobalFuserConfig(
-        num_layers=sum(name.startswith("norm1") and name.endswith(".weight") for name in shapes),
+        num_layers=len(layers),
         embedding_dim=width,
         num_tokens=shapes[f"ff2{suffix}.net.2.weight"][0] // width,
         hidden_multiple=shapes[f"norm2{suffix}.weight"][0] // width,
@@ -122,10 +125,10 @@ LOCAL_FUSER = Component(
             prefix,
             local_fuser_modules,
             infer_local_fuser,
-            key=r"feature_extractor\.extractors\.0\.0\.weight",
         )
         for layout, prefix in (("ldm", "local_adapter."), ("diffusers", "local_fuser/"))
     },
+    zero=r"(feature_extractor/)?zero_convs",
 )
 
 GLOBAL_FUSER = Component(
@@ -138,7 +141,6 @@ GLOBAL_FUSER = Component(
             prefix,
             global_fuser_modules,
             infer_global_fuser,
-            key=r"norm1(_fg)?\.weight",
         )
         for layout, prefix in (("ldm", "global_adapter."), ("diffusers", "global_fuser/"))
     },

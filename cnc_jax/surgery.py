@@ -15,7 +15,7 @@ from cnc_jax.convert import GLOBAL_FUSER, LOCAL_FUSER
 from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
-from sd_jax.convert.load import fresh_params
+from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
 from sd_jax.typing import Params
 

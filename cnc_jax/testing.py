@@ -12,7 +12,7 @@ from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
-from sd_jax.convert.load import fresh_params
+from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
@@ -46,7 +46,9 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
 
 
 def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -> Model:
-    """Returns a model of newly initialised weights, zero convolutions included.
+    """Returns a model of random weights, in which no layer is zero.
+
+    Zero convolutions would hide the local fuser, so these are random too.
 
     Args:
       config: sizes.
@@ -57,7 +59,7 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
     for component in COMPONENTS:
         size = getattr(config, component.name)
         if size is not None and (not only or component.name in only):
-            flat = fresh_params(component, size, seed)
+            flat = fresh_params(dataclasses.replace(component, zero=""), size, seed)
             params[component.name] = flax.traverse_util.unflatten_dict(flat, sep="/")
     absent = {
         component.name: None for component in COMPONENTS if component.name not in params

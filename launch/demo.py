@@ -21,11 +21,11 @@ _STEPS = flags.DEFINE_integer("num_steps", 10, "Denoising steps.", lower_bound=1
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.errors import reported
+    from launch.command import command
 
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
-    with reported():
+    with command():
         from configs.sample import get_config
         from launch.demo_files import write_demo_files
         from launch.sampling import sample_from_config

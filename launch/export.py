@@ -20,11 +20,11 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is 
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.errors import reported
+    from launch.command import command
 
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
-    with reported():
+    with command():
         from cnc_jax.convert import COMPONENTS
         from sd_jax.convert.export import export_diffusers, export_ldm, weights_of_converted
         from sd_jax.convert.store import open_converted

@@ -12,11 +12,11 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/sample.py", "What t
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.errors import reported
+    from launch.command import command
 
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; pass --config.<name>=<value>")
-    with reported():
+    with command():
         # Imported here, so that --help and a wrong flag answer at once.
         from launch.sampling import sample_from_config
 

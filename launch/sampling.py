@@ -27,7 +27,8 @@ from sd_jax.load import Opened, cast_params, open_checkpoints
 from sd_jax.model import Model
 from sd_jax.safety_checker import flag_images
 from sd_jax.samplers import make_sampler
-from sd_jax.schedule import make_schedule, sampling_timesteps
+from sd_jax.sampling import SamplerTable
+from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 from sd_jax.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -43,6 +44,7 @@ def sample_from_config(config: ConfigDict) -> Path:
         request.checkpoints, COMPONENTS, num_heads=config.num_heads or None
     )
     _check_fit(request, opened)
+    table = _make_table(request, opened.schedule)
     outputs = Outputs(request, inputs)
     with _timed(outputs, "load"):
         needed = [name for name in opened.configs if name in _components(request, opened)]
@@ -56,7 +58,7 @@ def sample_from_config(config: ConfigDict) -> Path:
         prepared = _prepare(request, inputs, maps, model, load_tokenizer(opened.tokenizer))
     for seeds in _batches(request):
         with _timed(outputs, "sample"):
-            images = _sample_batch(request, model, prepared, seeds)
+            images = _sample_batch(request, model, prepared, table, seeds)
         flagged = _flagged(model, images) if "safety_checker" in model.params else None
         outputs.add_images(seeds, images[: len(seeds)], flagged)
     return outputs.finish()
@@ -124,6 +126,13 @@ def _check_fit(request: SampleRequest, opened: Opened) -> None:
         raise RequestError("\n- ".join(["the checkpoints do not fit the request:", *problems]))
 
 
+def _make_table(request: SampleRequest, schedule: ScheduleConfig) -> SamplerTable:
+    config = request.config
+    timesteps = sampling_timesteps(config.num_steps, schedule.num_train_timesteps, config.spacing)
+    eta = None if config.eta == -1 else config.eta
+    return make_sampler(config.sampler, make_schedule(schedule), timesteps, eta=eta)
+
+
 def _prepare(
     request: SampleRequest,
     inputs: LayerInputs,
@@ -157,7 +166,11 @@ def _prepare(
 
 
 def _sample_batch(
-    request: SampleRequest, model: Model, prepared: _Prepared, seeds: tuple[int, ...]
+    request: SampleRequest,
+    model: Model,
+    prepared: _Prepared,
+    table: SamplerTable,
+    seeds: tuple[int, ...],
 ) -> np.ndarray:
     """Returns the images of these seeds; a short batch is filled up, so that nothing recompiles."""
     config, dtype = request.config, jnp.dtype(request.config.dtype)
@@ -171,19 +184,15 @@ def _sample_batch(
         exemplar_embeddings=repeat(prepared.condition.exemplar_embeddings),
         masks=repeat(prepared.condition.masks),
     )
-    schedule = make_schedule(model.config.schedule)
-    timesteps = sampling_timesteps(
-        config.num_steps, model.config.schedule.num_train_timesteps, config.spacing
-    )
-    eta = None if config.eta == -1 else config.eta
     guided = config.guidance_scale != 1
     scale = model.config.vae.downsampling
-    with _PROGRESS.over(len(timesteps), f"seeds {seeds[0]} to {seeds[-1]}"):
+    label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    with tqdm(total=table.timesteps.shape[0], desc=label, unit="step", file=sys.stderr) as bar:
         latents = compose_latents(
             model,
             repeat(prepared.text),
             condition,
-            make_sampler(config.sampler, schedule, timesteps, eta=eta),
+            table,
             jax.vmap(jax.random.key)(jnp.asarray(filled, jnp.uint32)),
             latents_size=(config.height // scale, config.width // scale),
             negative_embeddings=repeat(prepared.negative) if guided else None,
@@ -191,10 +200,8 @@ def _sample_batch(
             image_guidance_scale=config.image_guidance_scale or None,
             dtype=dtype,
             attention_implementation=config.attention,
-            report=_PROGRESS.tick,
+            report=bar.update,
         )
-        jax.block_until_ready(latents)
-        jax.effects_barrier()
     images = np.asarray(
         decode_images(model, latents, dtype=dtype, slice_size=config.decode_slice)
     )
@@ -225,26 +232,6 @@ def _batches(request: SampleRequest) -> Iterator[tuple[int, ...]]:
 
 def _scalar_or_array(values: tuple[float, ...]) -> jax.Array:
     return jnp.asarray(values[0] if len(values) == 1 else values, jnp.float32)
-
-
-class _Progress:
-    """A progress bar behind one function, which the compiled programs keep calling."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-
-    def over(self, total: int, label: str) -> tqdm:
-        """Starts a bar; use it in a with statement."""
-        self._bar = tqdm(total=total, desc=label, unit="step", file=sys.stderr)
-        return self._bar
-
-    def tick(self) -> None:
-        """Advances the bar by one step."""
-        if self._bar is not None:
-            self._bar.update()
-
-
-_PROGRESS = _Progress()
 
 
 class _timed:  # noqa: N801 - reads as a statement

@@ -99,33 +99,51 @@ def _advance(
     return advance
 
 
-def sample(
+def initial_state(latents: Float[Array, "b h w c"]) -> SamplerState:
+    """Returns the state before the first step."""
+    return SamplerState(latents, jnp.zeros_like(latents))
+
+
+def sample_steps(
     denoise: DenoiseFn,
     table: SamplerTable,
-    latents: Float[Array, "b h w c"],
+    state: SamplerState,
     keys: KeyArray,
-) -> Float[Array, "b h w c"]:
-    """Returns clean latents.
+    first_step: Int[Array, ""] | int = 0,
+) -> SamplerState:
+    """Returns the state after the table's steps, which may be some rows of a longer table.
 
     Args:
       denoise: (latents, timestep) -> noise. Build it inside the jitted function, so that the
         parameters stay an argument of the program.
+      table: the rows to run.
+      state: before them.
+      keys: [batch] keys; only samplers with `fresh_noise` draw from them.
+      first_step: index of the first row in the whole table, so that draws do not depend on how a
+        table is cut.
+    """
+    advance = _advance(denoise, keys)
+    steps = first_step + jnp.arange(table.timesteps.shape[0])
+    state, _ = jax.lax.scan(lambda state, row: (advance(state, row), None), state, (steps, table))
+    return state
+
+
+def sample(
+    denoise: DenoiseFn, table: SamplerTable, latents: Float[Array, "b h w c"], keys: KeyArray
+) -> Float[Array, "b h w c"]:
+    """Returns clean latents.
+
+    Args:
+      denoise: see `sample_steps`.
       table: the sampler.
       latents: standard normal noise.
       keys: [batch] keys; only samplers with `fresh_noise` draw from them.
     """
-    advance = _advance(denoise, keys)
-    start = SamplerState(latents, jnp.zeros_like(latents))
-    steps = jnp.arange(table.timesteps.shape[0])
-    end, _ = jax.lax.scan(lambda state, inputs: (advance(state, inputs), None), start, (steps, table))
-    return end.latents
+    return sample_steps(denoise, table, initial_state(latents), keys).latents
 
 
 def sample_history(
-    denoise: DenoiseFn,
-    table: SamplerTable,
-    latents: Float[Array, "b h w c"],
-    keys: KeyArray,
+    denoise: DenoiseFn, table: SamplerTable, latents: Float[Array, "b h w c"], keys: KeyArray
 ) -> SamplerState:
     """Returns latents and predicted clean latents after every step, stacked: [steps, b, h, w, c].
 
@@ -139,7 +157,6 @@ def sample_history(
         state = advance(state, inputs)
         return state, state
 
-    start = SamplerState(latents, jnp.zeros_like(latents))
     steps = jnp.arange(table.timesteps.shape[0])
-    _, history = jax.lax.scan(body, start, (steps, table))
+    _, history = jax.lax.scan(body, initial_state(latents), (steps, table))
     return history

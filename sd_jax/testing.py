@@ -89,7 +89,8 @@ def formula_params(module: nn.Module, *inputs: Any) -> Params:
       module: any.
       *inputs: arguments of one call, or `jax.ShapeDtypeStruct`s of them.
     """
-    flat = flax.traverse_util.flatten_dict(abstract_params(module, *inputs), sep="/")
+    shapes = [jax.ShapeDtypeStruct(item.shape, item.dtype) for item in inputs]
+    flat = flax.traverse_util.flatten_dict(abstract_params(module, *shapes), sep="/")
     params = {}
     for path, leaf in flat.items():
         values = formula_normal(path, leaf.shape)

@@ -187,20 +187,20 @@ class UpBlock(nn.Module):
     def __call__(
         self,
         hidden_states: Float[Array, "b h w c"],
-        skips: list[Array],
+        skips: Sequence[Array],
         time_embedding: Float[Array, "b e"],
         context: Float[Array, "b k cc"],
         cross_attention_bias: Float[Array, "#b 1 #hw k"] | None = None,
     ) -> Float[Array, "b h2 w2 out"]:
-        """Returns the level's output; takes its `skips` from the end of the list."""
+        """Returns the level's output; `skips` are its own, in the encoder's order."""
         config, channels = self.config, self.config.block_out_channels[self.level]
-        for index in range(config.layers_per_block + 1):
+        for index, skip in enumerate(reversed(skips)):
             hidden_states = ResnetBlock(
                 channels,
                 num_groups=config.norm_num_groups,
                 dtype=self.dtype,
                 name=f"resnets_{index}",
-            )(jnp.concatenate([hidden_states, skips.pop()], axis=-1), time_embedding)
+            )(jnp.concatenate([hidden_states, skip], axis=-1), time_embedding)
             if config.attention_levels[self.level]:
                 hidden_states = SpatialTransformer(
                     config.num_heads,
@@ -335,12 +335,13 @@ class UNet(nn.Module):
                 skip + residual.astype(self.dtype)
                 for skip, residual in zip(skips, down_block_additional_residuals, strict=True)
             ]
+        per_level = config.layers_per_block + 1
         for block, level in enumerate(reversed(range(config.num_levels))):
             hidden_states = UpBlock(
                 config, level, self.dtype, self.attention_implementation, name=f"up_blocks_{block}"
             )(
                 hidden_states,
-                skips,
+                skips[level * per_level : (level + 1) * per_level],
                 time_embedding,
                 encoder_hidden_states,
                 _at(cross_attention_bias, level),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sd_jax.unet import UNetConfig
 
@@ -56,6 +57,19 @@ def nested(blocks: Mapping[str, tuple[str, Mapping[str, str]]]) -> dict[str, str
         for path, name in inside.items():
             names["/".join(filter(None, (ours, path)))] = ".".join(filter(None, (theirs, name)))
     return names
+
+
+def is_in(shapes: Mapping[str, Any], prefix: str) -> bool:
+    """Returns whether any tensor is there under a prefix, so that one missing name hides none."""
+    return any(name.startswith(prefix) for name in shapes)
+
+
+def count(shapes: Mapping[str, Any], prefix: str) -> int:
+    """Returns how many of prefix.format(0), prefix.format(1), ... tensors are there under."""
+    number = 0
+    while is_in(shapes, prefix.format(number)):
+        number += 1
+    return number
 
 
 LEAF: dict[str, str] = {"": ""}

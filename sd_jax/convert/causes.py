@@ -31,7 +31,8 @@ def likely_causes(tensors: Mapping[str, LazyTensor]) -> list[str]:
 
 def _by_shape(tensors: Mapping[str, LazyTensor]) -> list[str]:
     causes = []
-    widths = {t.shape[1] for name, t in tensors.items() if name.endswith(_CONTEXT) and t.shape}
+    contexts = [tensor.shape for name, tensor in tensors.items() if name.endswith(_CONTEXT)]
+    widths = {shape[1] for shape in contexts if len(shape) == 2}
     if 1024 in widths:
         causes.append(
             "this is Stable Diffusion 2.x (cross-attention 1024 wide); "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
-from sd_jax.convert.blocks import LEAF, nested
+from sd_jax.convert.blocks import LEAF, count, nested
 from sd_jax.convert.ldm import Shapes
 from sd_jax.safety_checker import SafetyCheckerConfig
 
@@ -49,7 +49,7 @@ def infer_text(shapes: Shapes, hints: dict) -> CLIPTextConfig:
         max_position_embeddings=shapes["text_model.embeddings.position_embedding.weight"][0],
         hidden_size=width,
         intermediate_size=shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        num_layers=_count(shapes, "text_model.encoder.layers.{}.mlp.fc1.weight"),
+        num_layers=count(shapes, "text_model.encoder.layers.{}."),
         num_heads=hints.get("num_attention_heads", max(1, width // _HEAD_DIM)),
         hidden_act=hints.get("hidden_act", "quick_gelu"),
     )
@@ -89,7 +89,7 @@ def infer_vision(shapes: Shapes, hints: dict, prefix: str = "") -> CLIPVisionCon
         patch_size=patch_size,
         hidden_size=width,
         intermediate_size=shapes[f"{layer}0.mlp.fc1.weight"][0],
-        num_layers=_count(shapes, layer + "{}.mlp.fc1.weight"),
+        num_layers=count(shapes, layer + "{}."),
         num_heads=hints.get("num_attention_heads", max(1, width // _HEAD_DIM)),
         projection_dim=shapes["visual_projection.weight"][0],
         hidden_act=hints.get("hidden_act", "quick_gelu"),
@@ -127,10 +127,3 @@ def infer_safety(shapes: Shapes, hints: dict) -> SafetyCheckerConfig:
         num_concepts=shapes["concept_embeds"][0],
         num_special_concepts=shapes["special_care_embeds"][0],
     )
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    number = 0
-    while pattern.format(number) in shapes:
-        number += 1
-    return number

@@ -32,7 +32,6 @@ class Layout:
       modules: sizes -> {our module path: their module name}.
       infer: (shapes by name without prefix, hints) -> sizes; the hints are the folder's config.json
         and "num_heads".
-      key: pattern of a name (without prefix) whose presence tells that the component is there.
       aliases: (pattern, replacement) for other spellings of names; the first full match is used.
       ignored: patterns of names that belong to the component and carry no weights.
       pointwise: module paths of dense layers that the layout stores as 1x1 convolutions.
@@ -41,14 +40,17 @@ class Layout:
     prefix: str
     modules: Callable[[Any], dict[str, str]]
     infer: Callable[[Mapping[str, Shape], Hints], Any]
-    key: str
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = (r".*position_ids",)
     pointwise: frozenset[str] = frozenset()
 
+    def is_ignored(self, name: str) -> bool:
+        """Returns whether a name (without prefix) carries no weights."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
     def is_in(self, names: Iterable[str]) -> bool:
-        """Returns whether the component is there, given the names under its prefix."""
-        return any(re.fullmatch(self.key, name) for name in names)
+        """Returns whether the component, or a part of it, is there, given names under its prefix."""
+        return not all(self.is_ignored(name) for name in names)
 
     def canonical(self, name: str) -> str:
         """Returns a name (without prefix) in the spelling of the table."""
@@ -68,6 +70,7 @@ class Component:
       module: sizes -> linen module.
       inputs: sizes -> abstract arguments of one call, for the shapes of its parameters.
       layouts: by name.
+      zero: pattern of the beginning of paths that start training at zero.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Component:
     module: Callable[[Any], nn.Module]
     inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
     layouts: Mapping[LayoutName, Layout]
+    zero: str = ""
 
     def abstract_params(self, config: Any) -> Any:
         """Returns the shapes of the component's parameters."""
@@ -96,12 +100,13 @@ def integers(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _num_heads(hints: Hints) -> int:
-    """Returns the heads asked for, or those of the folder, or Stable Diffusion 1.x's 8."""
+def heads_from_hints(hints: Hints) -> int:
+    """Returns the heads asked for, those of the folder, those of the UNet beside it, or 8."""
     if hints.get("num_heads") is not None:
         return hints["num_heads"]
     # diffusers' SD 1.x folders say `attention_head_dim` where they mean the number of heads.
-    heads = hints.get("num_attention_heads") or hints.get("attention_head_dim") or 8
+    heads = hints.get("num_attention_heads") or hints.get("attention_head_dim")
+    heads = heads or hints.get("num_heads_of_unet", 8)
     return heads if isinstance(heads, int) else heads[0]
 
 
@@ -111,7 +116,7 @@ def _with_groups(config: Any, hints: Hints) -> Any:
 
 
 def _diffusers_controlnet(shapes: Mapping[str, Shape], hints: Hints) -> Any:
-    config = diffusers.infer_controlnet(shapes, _num_heads(hints))
+    config = diffusers.infer_controlnet(shapes, heads_from_hints(hints))
     return dataclasses.replace(config, unet=_with_groups(config.unet, hints))
 
 
@@ -134,16 +139,14 @@ UNET = Component(
         "ldm": Layout(
             "model.diffusion_model.",
             ldm.unet_modules,
-            lambda shapes, hints: ldm.infer_unet(shapes, _num_heads(hints)),
-            key=r"input_blocks\.0\.0\.weight",
+            lambda shapes, hints: ldm.infer_unet(shapes, heads_from_hints(hints)),
         ),
         "diffusers": Layout(
             "unet/",
             diffusers.unet_modules,
             lambda shapes, hints: _with_groups(
-                diffusers.infer_unet(shapes, _num_heads(hints)), hints
+                diffusers.infer_unet(shapes, heads_from_hints(hints)), hints
             ),
-            key=r"conv_in\.weight",
         ),
     },
 )
@@ -158,7 +161,6 @@ VAE = Component(
             "first_stage_model.",
             ldm.vae_modules,
             lambda shapes, hints: ldm.infer_vae(shapes),
-            key=r"encoder\.conv_in\.weight",
             ignored=(r"loss\..*", r"model_ema\..*"),
             pointwise=ldm.VAE_POINTWISE,
         ),
@@ -166,7 +168,6 @@ VAE = Component(
             "vae/",
             diffusers.vae_modules,
             _diffusers_vae,
-            key=r"encoder\.conv_in\.weight",
             aliases=diffusers.VAE_ALIASES,
         ),
     },
@@ -182,7 +183,6 @@ TEXT_ENCODER = Component(
             "cond_stage_model.transformer.",
             clip.text_modules,
             clip.infer_text,
-            key=r"text_model\.embeddings\.token_embedding\.weight",
             aliases=clip.TEXT_ALIASES,
             ignored=(r".*position_ids", r"text_projection\.weight", r"logit_scale"),
         ),
@@ -190,7 +190,6 @@ TEXT_ENCODER = Component(
             "text_encoder/",
             clip.text_modules,
             clip.infer_text,
-            key=r"text_model\.embeddings\.token_embedding\.weight",
             aliases=clip.TEXT_ALIASES,
             ignored=(r".*position_ids", r"text_projection\.weight"),
         ),
@@ -207,7 +206,6 @@ IMAGE_ENCODER = Component(
             prefix,
             clip.vision_modules,
             clip.infer_vision,
-            key=r"vision_model\.embeddings\.class_embedding",
             # A whole CLIPModel holds the text tower too.
             ignored=(r".*position_ids", r"text_model\..*", r"text_projection\..*", r"logit_scale"),
         )
@@ -225,7 +223,6 @@ SAFETY_CHECKER = Component(
             prefix,
             clip.safety_modules,
             clip.infer_safety,
-            key=r"concept_embeds",
             aliases=clip.SAFETY_ALIASES,
         )
         for name, prefix in (("ldm", "safety_checker."), ("diffusers", "safety_checker/"))
@@ -250,16 +247,15 @@ CONTROLNET = Component(
         "ldm": Layout(
             "control_model.",
             ldm.controlnet_modules,
-            lambda shapes, hints: ldm.infer_controlnet(shapes, _num_heads(hints)),
-            key=r"input_hint_block\.0\.weight",
+            lambda shapes, hints: ldm.infer_controlnet(shapes, heads_from_hints(hints)),
         ),
         "diffusers": Layout(
             "controlnet/",
             diffusers.controlnet_modules,
             _diffusers_controlnet,
-            key=r"controlnet_cond_embedding\.conv_in\.weight",
         ),
     },
+    zero=r"controlnet_(down_blocks|mid_block|cond_embedding/conv_out)",
 )
 
 COMPONENTS: tuple[Component, ...] = (

@@ -8,7 +8,9 @@ from sd_jax.convert.blocks import (
     DIFFUSERS_RESNET,
     LEAF,
     TRANSFORMER,
+    count,
     diffusers_encoder_blocks,
+    is_in,
     nested,
 )
 from sd_jax.convert.ldm import Shapes
@@ -43,24 +45,20 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
 
 def infer_unet(shapes: Shapes, num_heads: int) -> UNetConfig:
     """Returns the sizes of a UNet, or of a copy of its encoder, from the shapes of its tensors."""
-    widths: list[int] = []
-    attention: list[bool] = []
-    while f"down_blocks.{len(widths)}.resnets.0.conv1.weight" in shapes:
-        level = len(widths)
-        widths.append(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0])
-        attention.append(f"down_blocks.{level}.attentions.0.norm.weight" in shapes)
-    layers = 0
-    while f"down_blocks.0.resnets.{layers}.conv1.weight" in shapes:
-        layers += 1
+    levels = range(count(shapes, "down_blocks.{}."))
     context = shapes.get(
         "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 768)
     )[1]
     return UNetConfig(
         in_channels=shapes["conv_in.weight"][1],
         out_channels=shapes.get("conv_out.weight", (4,))[0],
-        block_out_channels=tuple(widths),
-        layers_per_block=layers,
-        attention_levels=tuple(attention),
+        block_out_channels=tuple(
+            shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels
+        ),
+        layers_per_block=count(shapes, "down_blocks.0.resnets.{}."),
+        attention_levels=tuple(
+            is_in(shapes, f"down_blocks.{level}.attentions.") for level in levels
+        ),
         num_heads=num_heads,
         cross_attention_dim=context,
     )
@@ -85,8 +83,9 @@ def infer_controlnet(shapes: Shapes, num_heads: int) -> ControlNetConfig:
     """Returns the sizes of a ControlNetModel."""
     hint = "controlnet_cond_embedding"
     widths = [shapes[f"{hint}.conv_in.weight"][0]]
-    while f"{hint}.blocks.{2 * len(widths) - 1}.weight" in shapes:
-        widths.append(shapes[f"{hint}.blocks.{2 * len(widths) - 1}.weight"][0])
+    # Blocks go in pairs, of which the second has the next width.
+    for block in range(1, count(shapes, f"{hint}.blocks.{{}}."), 2):
+        widths.append(shapes[f"{hint}.blocks.{block}.weight"][0])
     return ControlNetConfig(
         unet=infer_unet(shapes, num_heads),
         hint_channels=shapes[f"{hint}.conv_in.weight"][1],
@@ -145,15 +144,12 @@ VAE_ALIASES: tuple[tuple[str, str], ...] = (
 
 def infer_vae(shapes: Shapes) -> VAEConfig:
     """Returns the sizes of an AutoencoderKL."""
-    widths = []
-    while f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.weight" in shapes:
-        widths.append(shapes[f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.weight"][0])
-    layers = 0
-    while f"encoder.down_blocks.0.resnets.{layers}.conv1.weight" in shapes:
-        layers += 1
+    levels = range(count(shapes, "encoder.down_blocks.{}."))
     return VAEConfig(
         in_channels=shapes["encoder.conv_in.weight"][1],
         latent_channels=shapes["post_quant_conv.weight"][0],
-        block_out_channels=tuple(widths),
-        layers_per_block=layers,
+        block_out_channels=tuple(
+            shapes[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels
+        ),
+        layers_per_block=count(shapes, "encoder.down_blocks.0.resnets.{}."),
     )

@@ -38,7 +38,9 @@ def component_json(name: str, config: Any) -> dict[str, Any]:
         "controlnet": _controlnet,
     }
     if name not in writers:
-        return {}  # a component that diffusers does not know needs no config.json here
+        # diffusers does not know it; the heads are what no shape tells.
+        heads = {"num_attention_heads": config.unet.num_heads} if hasattr(config, "unet") else {}
+        return {"_class_name": type(config).__name__.removesuffix("Config"), **heads}
     content = writers[name](config)
     library, class_name = _CLASSES[name]
     if library == "diffusers":

@@ -9,6 +9,8 @@ from sd_jax.convert.blocks import (
     LDM_VAE_RESNET,
     LEAF,
     TRANSFORMER,
+    count,
+    is_in,
     ldm_encoder_blocks,
     nested,
 )
@@ -57,19 +59,15 @@ def infer_unet(shapes: Shapes, num_heads: int, prefix_out: bool = True) -> UNetC
     widths: list[int] = [0]
     attention: list[bool] = [False]
     layers = [0]
-    number = 1
-    while f"input_blocks.{number}.0.op.weight" in shapes or (
-        f"input_blocks.{number}.0.in_layers.2.weight" in shapes
-    ):
-        if f"input_blocks.{number}.0.op.weight" in shapes:
+    for number in range(1, count(shapes, "input_blocks.{}.")):
+        if is_in(shapes, f"input_blocks.{number}.0.op."):
             widths.append(0)
             attention.append(False)
             layers.append(0)
         else:
             widths[-1] = shapes[f"input_blocks.{number}.0.in_layers.2.weight"][0]
-            attention[-1] |= f"input_blocks.{number}.1.norm.weight" in shapes
+            attention[-1] |= is_in(shapes, f"input_blocks.{number}.1.")
             layers[-1] += 1
-        number += 1
     context = shapes.get("middle_block.1.transformer_blocks.0.attn2.to_k.weight", (0, 768))[1]
     return UNetConfig(
         in_channels=shapes["input_blocks.0.0.weight"][1],
@@ -164,15 +162,12 @@ VAE_POINTWISE = frozenset(
 
 def infer_vae(shapes: Shapes) -> VAEConfig:
     """Returns the sizes of an autoencoder."""
-    widths = []
-    while f"encoder.down.{len(widths)}.block.0.conv1.weight" in shapes:
-        widths.append(shapes[f"encoder.down.{len(widths)}.block.0.conv1.weight"][0])
-    layers = 0
-    while f"encoder.down.0.block.{layers}.conv1.weight" in shapes:
-        layers += 1
+    levels = range(count(shapes, "encoder.down.{}."))
     return VAEConfig(
         in_channels=shapes["encoder.conv_in.weight"][1],
         latent_channels=shapes["post_quant_conv.weight"][0],
-        block_out_channels=tuple(widths),
-        layers_per_block=layers,
+        block_out_channels=tuple(
+            shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in levels
+        ),
+        layers_per_block=count(shapes, "encoder.down.0.block.{}."),
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from sd_jax.convert.causes import likely_causes
 from sd_jax.convert.component import Component, Layout
+from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.source import CheckpointError, Source
 from sd_jax.convert.table import Entry, to_ours
 from sd_jax.files import LazyTensor
@@ -89,7 +88,6 @@ def plan_loading(
     entries: dict[str, tuple[Entry, ...]] = {}
     problems: list[str] = []
     fresh: list[str] = []
-    claimed: set[str] = set()
     for component in components:
         layout = component.layouts.get(source.layout)
         if layout is None:
@@ -97,11 +95,13 @@ def plan_loading(
         names = _names_of(source, layout, ema=use_ema and component.name == "unet")
         if not layout.is_in(names):
             continue
-        claimed.update(names.values())
         shapes = {name: source.tensors[full].shape for name, full in names.items()}
         hints = dict(source.hints.get(component.name, {}))
         if num_heads is not None:
             hints["num_heads"] = num_heads
+        elif "unet" in configs:
+            # A copy of the encoder has its heads, unless a config.json of its own says otherwise.
+            hints.setdefault("num_heads_of_unet", configs["unet"].num_heads)
         try:
             config = layout.infer(shapes, hints)
             table = component.table(source.layout, config)
@@ -177,7 +177,7 @@ def _check(
     problems += [
         f"unexpected: {names[name]} {shapes[name]}"
         for name in names
-        if name not in known and not any(re.fullmatch(p, name) for p in layout.ignored)
+        if name not in known and not layout.is_ignored(name)
     ]
     return tuple(found), problems, missing
 
@@ -246,30 +246,3 @@ def read_component(
             if path in fresh
         }
     return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-def fresh_params(component: Component, config: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns newly initialised parameters of a component, flat.
-
-    Args:
-      component: which one.
-      config: its sizes.
-      seed: of the initialisation.
-    """
-    module = component.module(config)
-    shapes = component.inputs(config)
-
-    def init() -> Any:
-        inputs = [jax.numpy.zeros(item.shape, item.dtype) for item in shapes]
-        return module.init(jax.random.key(seed), *inputs)["params"]
-
-    return {
-        path: np.asarray(array)
-        for path, array in flax.traverse_util.flatten_dict(jax.jit(init)(), sep="/").items()
-    }
-
-
-def iterate_unused(plan: Plan) -> Iterator[LazyTensor]:
-    """Yields the tensors that no network uses, unread."""
-    for name in plan.unused:
-        yield plan.source.tensors[name]

@@ -26,11 +26,16 @@ _WEIGHT_FILES = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
     "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.fp16.bin",
+    "pytorch_model.fp16.bin",
 )
 
 # A folder or bare file of one component: the class in its config.json, the component.
@@ -56,6 +61,7 @@ _BARE = (
     ("input_blocks.0.0.weight", "model.diffusion_model.", "ldm"),
     ("vision_model.embeddings.class_embedding", "image_encoder/", "diffusers"),
     ("text_model.embeddings.token_embedding.weight", "text_encoder/", "diffusers"),
+    ("embeddings.token_embedding.weight", "text_encoder/", "diffusers"),
 )
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from sd_jax.convert.component import Component
@@ -212,27 +214,26 @@ def save_params(folder: Path, params: Params) -> None:
         checkpointer.save(folder.absolute(), params)
 
 
-def load_params(
-    folder: Path, abstract: Params, sharding: jax.sharding.Sharding | None = None
-) -> Params:
+def load_params(folder: Path, abstract: Params) -> Params:
     """Returns a tree of arrays that `save_params` wrote, in the types it was written with.
+
+    The arrays are not committed to a device: they go where they are used, or put.
 
     Args:
       folder: that it was written to.
       abstract: tree of the expected shapes.
-      sharding: where the arrays go; the first device unless given.
 
     Raises:
       CheckpointError: names every path that is missing, too much, or of another shape.
     """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
         _check_stored(folder, stored, abstract)
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        tree = checkpointer.restore(
+            folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
         )
-        return checkpointer.restore(folder.absolute(), target)
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _check_stored(folder: Path, stored: Any, abstract: Params) -> None:

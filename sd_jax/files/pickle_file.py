@@ -46,7 +46,6 @@ from sd_jax.files.tensors import (
 MAX_PICKLE_BYTES = 64_000_000
 MAX_OPCODES = 4_000_000
 MAX_ENTRIES = 500_000
-MAX_DEPTH = 32
 MAX_NAME = 1000
 _DTYPES: dict[str, np.dtype] = {
     **{
@@ -542,7 +541,7 @@ def _lazy_tensors(path: Path, root: object) -> dict[str, LazyTensor]:
 
 
 def _flatten(path: Path, tree: dict[str, Any]) -> Iterator[tuple[str, _Tensor]]:
-    """Yield the tensors in nested dicts; dicts may contain each other, so both ways are limited."""
+    """Yield the tensors in nested dicts; limits end those that hold each other."""
     stack = [("", iter(tree.items()))]
     for _ in range(MAX_ENTRIES):
         prefix, items = stack[-1]
@@ -552,15 +551,15 @@ def _flatten(path: Path, tree: dict[str, Any]) -> Iterator[tuple[str, _Tensor]]:
             if not stack:
                 return
         elif isinstance(value, (_Tensor, dict)):
-            if len(stack) > MAX_DEPTH or len(prefix) + len(key) > MAX_NAME:
+            if len(prefix) + len(key) > MAX_NAME:
                 break
             if isinstance(value, dict):
                 stack.append((f"{prefix}{key}.", iter(value.items())))
             else:
                 yield prefix + key, value
     problem = (
-        f"the dicts hold more than {MAX_ENTRIES} entries, are nested deeper than {MAX_DEPTH} or "
-        f"have names longer than {MAX_NAME} characters"
+        f"the dicts hold more than {MAX_ENTRIES} entries or names of more than {MAX_NAME} "
+        "characters, or hold each other without end"
     )
     raise UnsafeFileError(problem_report(path, [problem], RESAVE))
 

@@ -1,4 +1,4 @@
-"""The tiny model that the goldens were made with, its inputs, and a smaller one for everything else."""
+"""The tiny model of the goldens with its inputs, and a smaller one for everything else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -147,3 +148,9 @@ def small_inputs() -> Callable[..., SimpleNamespace]:
         )
 
     return make
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """Switches the checks of signatures off, for the errors that callers without them get."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,17 +1,30 @@
-"""Errors that are the user's to mend end a command with their message, not with a traceback."""
+"""What every command starts and ends with."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+
 
 @contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Prints a ValueError (and running out of memory) and exits with 2."""
+def command() -> Iterator[None]:
+    """Keeps compiled programs between runs, and turns the user's errors into one message.
+
+    A ValueError and running out of memory are the user's to mend: they end the command with their
+    message and exit status 2, without a traceback.
+    """
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    if _CACHE not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "cnc_fgdm_jax" / "xla"))
     try:
         yield
     except (ValueError, FloatingPointError, ImportError) as error:

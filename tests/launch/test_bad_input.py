@@ -1,0 +1,157 @@
+"""Whatever is wrong with a request is said at once, before any weight is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sd_jax.load
+from configs.sample import get_config
+from launch.sampling import sample_from_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(sd_jax.load.Opened, "load", refuse)
+
+
+def message(settings: dict[str, Any], **changes: Any) -> str:
+    config = get_config()
+    config.update({**settings, **changes})
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the messages are what is tested
+        sample_from_config(config)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"height": 100}, "height must be a positive multiple of 64, got 100; 128 is near"),
+        ({"width": 0}, "width must be a positive multiple of 64, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 1001}, "num_steps must be at most 1000"),
+        ({"num_images": 0}, "num_images must be at least 1"),
+        ({"sampler": "ddmi"}, "ddim, dpmpp_2m, euler, euler_ancestral, got 'ddmi'; did you mean"),
+        ({"mask_rule": "hard"}, "upstream, coverage, soft_coverage"),
+        ({"dtype": "float64"}, "float32, bfloat16, float16"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
+        ({"eta": 2.0}, "eta must be from 0 to 1"),
+        ({"depth_interval": "0.8,0.2"}, "depth_interval must be start,end"),
+        ({"exemplar_strengths": "1,2,3"}, "exemplar_strengths has 3 numbers, expected 1 or 2"),
+        ({"exemplar_strengths": "one"}, "exemplar_strengths must be numbers"),
+        ({"residual_scales": "1,2"}, "residual_scales has 2 numbers, expected 1 or 13"),
+        ({"checkpoint": ""}, "checkpoint is empty"),
+        ({"checkpoint": "nowhere.ckpt"}, "nowhere.ckpt: no such file"),
+        ({"photos": "a.png,b.png"}, "depth_maps and photos are both given"),
+        ({"seed": -1}, "seed must be from 0"),
+    ],
+)
+def test_values_out_of_range(changes, expected, settings):
+    assert expected in message(settings, **changes)
+
+
+def test_an_eta_for_a_sampler_without_noise(settings):
+    assert "'euler' draws no noise" in message(settings, sampler="euler", eta=0.5)
+
+
+def test_layers_that_disagree(settings):
+    first = settings["depth_maps"].split(",")[0]
+    assert "depth_maps has 1 layers, others have 2" in message(settings, depth_maps=first)
+    mask = settings["masks"]
+    assert "masks has 3 layers, expected 1" in message(settings, masks=",".join([mask] * 3))
+
+
+def test_more_layers_than_the_model_has(settings):
+    changes = {
+        name: settings[name] + "," + settings[name].split(",")[0]
+        for name in ("depth_maps", "exemplars")
+    }
+    text = message(settings, **changes, masks=",".join([settings["masks"]] * 2))
+    assert "3 layers are given, but the local fuser takes 2" in text
+    assert "3 layers are given, but the global fuser takes 2" in text
+
+
+def test_all_problems_are_listed_together(settings):
+    text = message(settings, height=65, num_steps=0, sampler="magic", exemplar_strengths="x")
+    for part in ("height", "num_steps", "sampler", "exemplar_strengths"):
+        assert part in text
+
+
+def test_files_that_cannot_be_used(settings, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    depth = np.zeros((64, 64), np.float32)
+    depth[3, 4] = np.nan
+    np.save(tmp_path / "nan.npy", depth)
+    text = message(
+        settings,
+        depth_maps=f"{tmp_path / 'nan.npy'},{tmp_path / 'missing.png'}",
+        exemplars=f"{broken},{broken}",
+    )
+    assert "nan.npy" in text
+    assert "missing.png" in text
+    assert "broken.png" in text
+
+
+def test_a_checkpoint_that_lacks_what_is_asked_for(settings, checkpoints, tmp_path):
+    import shutil
+
+    folder = tmp_path / "part"
+    shutil.copytree(settings["checkpoint"], folder)
+    shutil.rmtree(folder / "image_encoder")
+    shutil.rmtree(folder / "local_fuser")
+    text = message(settings, checkpoint=str(folder))
+    assert "no local_fuser in" in text
+    assert "no image_encoder in" in text
+    assert "depth_maps and photos" in text
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_an_empty_or_full_mask_is_allowed_with_a_warning(value, settings, tmp_path):
+    Image.fromarray(np.full((64, 64), value, np.uint8)).save(tmp_path / "mask.png")
+    config = get_config()
+    config.update({**settings, "masks": str(tmp_path / "mask.png")})
+    with (
+        pytest.warns(UserWarning, match="is empty|covers the whole image"),
+        pytest.raises(AssertionError, match="a model was loaded"),
+    ):
+        sample_from_config(config)
+
+
+def test_a_wrong_flag_ends_the_command_with_one_message(settings):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "launch.sample", "--config=configs/sample.py",
+            f"--config.checkpoint={settings['checkpoint']}", "--config.height=65",
+        ],  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "height must be a positive multiple of 64" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [("presett=fast", "did you mean 'preset'"), ("preset=fats", "did you mean 'fast'")],
+)
+def test_config_arguments_suggest_the_nearest_name(argument, expected):
+    with pytest.raises(ValueError, match=expected):
+        get_config(argument)

@@ -1,0 +1,171 @@
+"""launch.sample on photographs with a tiny checkpoint in every layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnc_jax.convert import COMPONENTS
+from cnc_jax.testing import random_model, tiny_config
+from configs.sample import get_config
+from launch.sampling import sample_from_config
+from sd_jax.convert.export import export_diffusers, weights_of_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def config_of(settings: dict[str, Any], **changes: Any) -> Any:
+    config = get_config()
+    config.update({**settings, **changes})
+    return config
+
+
+def pixels(folder: Path, seed: int = 0) -> np.ndarray:
+    return np.asarray(Image.open(folder / f"{seed:06d}.png"))
+
+
+@pytest.fixture(scope="module")
+def first_run(demo, tmp_path_factory) -> Path:
+    """The run that the other tests compare with."""
+    output = tmp_path_factory.mktemp("first") / "output"
+    settings = {**demo, "height": 64, "width": 64, "num_steps": 2, "output": str(output)}
+    return sample_from_config(config_of(settings))
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "ckpt", "converted"])
+def test_every_layout_gives_the_same_pixels(layout, settings, checkpoints, first_run):
+    folder = sample_from_config(config_of(settings, **checkpoints[layout]))
+    np.testing.assert_array_equal(pixels(folder), pixels(first_run))
+    assert (folder / "contact_sheet.png").is_file()
+
+
+def test_a_record_repeats_the_pixels(first_run, tmp_path):
+    config = get_config(f"record={first_run / 'record.json'}")
+    config.output = str(tmp_path / "again")
+    folder = sample_from_config(config)
+    np.testing.assert_array_equal(pixels(folder), pixels(first_run))
+    first, second = (
+        json.loads((path / "record.json").read_text())["images"] for path in (first_run, folder)
+    )
+    assert first == second
+
+
+def test_the_record_names_what_a_repetition_needs(first_run):
+    record = json.loads((first_run / "record.json").read_text())
+    assert set(record) == {
+        "config", "images", "inputs", "checkpoints", "seconds", "device", "versions",
+    }  # fmt: skip
+    assert len(record["inputs"]) == 5
+    assert all(len(digest) == 64 for digest in record["inputs"].values())
+
+
+def test_an_image_depends_on_its_seed_and_not_on_its_batch(settings, first_run):
+    folder = sample_from_config(config_of(settings, num_images=3, batch_size=2))
+    assert len(list(folder.glob("0*.png"))) == 3
+    close = np.abs(pixels(folder, 0).astype(int) - pixels(first_run).astype(int))
+    assert close.max() <= 1
+    assert np.abs(pixels(folder, 1).astype(int) - pixels(folder, 0).astype(int)).max() > 50
+
+
+def test_other_values_compile_nothing(settings, first_run):
+    del first_run  # has compiled
+    compiled: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        del duration
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    config = config_of(
+        settings,
+        seed=7,
+        prompt="another prompt",
+        negative_prompt="not this",
+        exemplar_strengths="0.5,1.5",
+        depth_gains="0.8,1.1",
+        guidance_scale=3.0,
+        depth_interval="0,0.5",
+        sampler="dpmpp_2m",
+    )
+    sample_from_config(config_of(settings, exemplar_strengths="1,1", depth_gains="1,1"))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        sample_from_config(config)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth_maps": "", "image_guidance_scale": 2.0},
+        {"exemplars": "", "masks": "", "guidance_scale": 1.0},
+        {"depth_maps": "", "exemplars": "", "masks": "", "sampler": "euler_ancestral"},
+        {"dtype": "bfloat16", "mask_rule": "soft_coverage", "height": 64, "width": 128},
+    ],
+    ids=["global", "local", "text", "bfloat16-wide"],
+)
+def test_modes_follow_from_what_is_given(changes, settings):
+    folder = sample_from_config(config_of(settings, **changes))
+    config = config_of(settings, **changes)
+    assert pixels(folder).shape == (config.height, config.width, 3)
+
+
+def test_the_conditions_matter(settings, first_run):
+    settings["depth_maps"] = ",".join(reversed(settings["depth_maps"].split(",")))
+    settings["exemplars"] = ",".join(reversed(settings["exemplars"].split(",")))
+    folder = sample_from_config(config_of(settings))
+    assert np.abs(pixels(folder).astype(int) - pixels(first_run).astype(int)).max() > 1
+
+
+def test_three_layers(settings, tmp_path):
+    model = random_model(tiny_config(num_layers=3))
+    configs = {name: getattr(model.config, name) for name in model.params}
+    export_diffusers(
+        weights_of_model(model.params, configs, model.config.schedule),
+        COMPONENTS,
+        tmp_path / "three",
+    )
+    ball, plain = settings["depth_maps"].split(",")
+    cat, coffee = settings["exemplars"].split(",")
+    mask = settings["masks"]
+    folder = sample_from_config(
+        config_of(
+            settings,
+            checkpoint=str(tmp_path / "three"),
+            depth_maps=f"{ball},-,{plain}",
+            exemplars=f"{cat},{coffee},-",
+            masks=f"{mask},{mask}",
+        )
+    )
+    assert pixels(folder).shape == (64, 64, 3)
+
+
+def test_the_command_itself(demo, tmp_path):
+    arguments = {
+        **demo, "height": 64, "width": 64, "num_steps": 2, "output": str(tmp_path / "out"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "launch.sample", f"--config={ROOT}/configs/sample.py"]
+    command += [f"--config.{name}={value}" for name, value in arguments.items()]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "000000.png").is_file()
+    assert "2/2" in done.stderr  # the progress bar

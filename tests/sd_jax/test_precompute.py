@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sd_jax.precompute import precompute, remember
+from sd_jax.testing import TINY_UNET, relative_rms
+from sd_jax.unet import UNet
+
+
+class Doubler(nn.Module):
+    """Adds to its input twice the value that it remembers; counts its computations."""
+
+    computed: list
+
+    @nn.compact
+    def __call__(self, inputs, condition):
+        def double():
+            self.computed.append(condition)
+            return 2.0 * condition
+
+        return inputs + remember(self, "doubled", double)
+
+
+def test_remembered_values_are_not_computed_again():
+    module = Doubler([])
+    collection = precompute(module, {}, jnp.zeros(3), jnp.ones(3))
+    np.testing.assert_array_equal(collection["doubled"], [2.0, 2.0, 2.0])
+    assert len(module.computed) == 1
+    # What was remembered wins over the condition of the later call.
+    variables = {"precomputed": collection}
+    np.testing.assert_array_equal(module.apply(variables, jnp.ones(3), 7 * jnp.ones(3)), [3, 3, 3])
+    assert len(module.computed) == 1
+    # Without the collection, it computes.
+    np.testing.assert_array_equal(module.apply({}, jnp.ones(3), jnp.ones(3)), [3, 3, 3])
+    assert len(module.computed) == 2
+
+
+def test_remembered_values_are_no_parameters():
+    assert not Doubler([]).init(jax.random.key(0), jnp.ones(3), jnp.ones(3))
+
+
+@pytest.fixture(scope="module")
+def unet(unet_params):
+    """Returns apply(arguments, collections), compiled once with and once without precomputing."""
+    module = UNet(TINY_UNET)
+    variables = {"params": unet_params}
+    return (
+        jax.jit(lambda *args: precompute(module, variables, *args)),
+        jax.jit(lambda collection, *args: module.apply({**variables, **collection}, *args)),
+    )
+
+
+def test_unet_with_precomputed_values_equals_without(unet, unet_inputs):
+    make, apply = unet
+    latents, timesteps, context = vars(unet_inputs).values()
+    # Nothing in it depends on latents and timesteps.
+    collection = make(jnp.zeros_like(latents), jnp.zeros_like(timesteps), context)
+    direct = apply({}, latents, timesteps, context)
+    assert (
+        relative_rms(apply({"precomputed": collection}, latents, timesteps, context), direct) < 1e-6
+    )
+    # It is used: with that of another context, the prediction is that of the other context.
+    other = apply({}, latents, timesteps, 0.5 * context)
+    assert (
+        relative_rms(apply({"precomputed": collection}, latents, timesteps, 0.5 * context), direct)
+        < 1e-6
+    )
+    assert relative_rms(other, direct) > 1e-3
+
+
+def test_unet_remembers_keys_and_values_of_the_context_alone(unet, unet_inputs):
+    make, _ = unet
+    flat = flax.traverse_util.flatten_dict(make(*vars(unet_inputs).values()), sep="/")
+    assert len(flat) == 4
+    for path, (key, value) in flat.items():
+        assert path.endswith("transformer_blocks_0/attn2/key_value")
+        assert key.shape[1] == value.shape[1] == unet_inputs.context.shape[1]
+
+
+def test_compiled_precomputation_leaves_the_network_out(unet_params, unet_inputs):
+    module = UNet(TINY_UNET)
+    compiled = [
+        jax.jit(function).lower(*vars(unet_inputs).values()).compile().cost_analysis()["flops"]
+        for function in (
+            lambda *args: precompute(module, {"params": unet_params}, *args),
+            lambda *args: module.apply({"params": unet_params}, *args),
+        )
+    ]
+    assert compiled[0] < 0.05 * compiled[1]
