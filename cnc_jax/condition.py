@@ -30,7 +30,7 @@ class Condition:
         token is seen everywhere.
       exemplar_strengths: scalar, [layer] or [batch layer]; multiplies the layer's tokens.
       residual_scales: scalar or one per residual (13: the skips in order, the middle block last).
-      depth_gains: scalar, [layer] or [batch layer]; multiplies the depth maps, then clips to [0, 1].
+      depth_gains: scalar, [layer] or [batch layer]; multiplies the depth maps, clipped to [0, 1].
       depth_interval: (start, end) of the denoising, 0 (noise) to 1 (image), in which depth acts.
       exemplar_interval: likewise for the exemplars.
       mask_rule: static; see `soft_guidance`.
@@ -97,9 +97,9 @@ def concatenate_conditions(*conditions: Condition) -> Condition:
         for name in batched
     }
     for name in ("exemplar_strengths", "depth_gains"):
-        values = getattr(first, name)
-        if values is not None and jnp.ndim(values) == 2:
-            joined[name] = join(*(getattr(condition, name) for condition in conditions))
+        if getattr(first, name) is not None and len(_shape(getattr(first, name))) == 2:
+            values = [jnp.asarray(getattr(condition, name)) for condition in conditions]
+            joined[name] = join(*values)
     return first.replace(**joined)
 
 
@@ -109,64 +109,116 @@ def check_condition(condition: Condition, config: Any, latents_shape: tuple[int,
     Raises:
       ValueError: lists everything that does not fit.
     """
+    problems = [
+        *_latents_problems(config, latents_shape),
+        *_depth_problems(condition, config, latents_shape),
+        *_exemplar_problems(condition, config, latents_shape[0]),
+        *_setting_problems(condition, config.unet.num_skips + 1),
+    ]
+    if problems:
+        raise ValueError("the condition does not fit the model:\n- " + "\n- ".join(problems))
+
+
+def _latents_problems(config: Any, latents_shape: tuple[int, ...]) -> list[str]:
+    _, height, width, channels = latents_shape
     problems = []
-    batch, height, width, _ = latents_shape
-    scale = (config.vae or VAEConfig()).downsampling
-    image_size = (height * scale, width * scale)
     multiple = config.unet.size_multiple
     if height % multiple or width % multiple:
         problems.append(
             f"latents are {height} x {width}, but both must be multiples of {multiple} "
-            f"(image sizes of {multiple * scale})"
+            f"(image sizes of {multiple * _downsampling(config)})"
         )
-
-    def check_layers(name: str, array: Array, fuser: str, layers: int | None, rank: int) -> None:
-        if layers is None:
-            problems.append(f"{name} need a {fuser}, which this checkpoint lacks")
-        elif array.ndim != rank:
-            problems.append(f"{name} must have {rank} axes, got shape {array.shape}")
-        elif array.shape[0] != batch or array.shape[1] != layers:
-            problems.append(
-                f"{name} are {array.shape}, expected batch {batch} and {layers} layers (axis 1)"
-            )
-
-    depth, embeddings, masks = (
-        condition.depth_maps,
-        condition.exemplar_embeddings,
-        condition.masks,
-    )
-    if depth is not None:
-        layers = config.local_fuser.num_layers if config.local_fuser else None
-        check_layers("depth_maps", depth, "local fuser", layers, 5)
-        if depth.ndim == 5 and depth.shape[2:4] != image_size:
-            problems.append(
-                f"depth_maps are {depth.shape[2]} x {depth.shape[3]}, but latents of {height} x "
-                f"{width} are images of {image_size[0]} x {image_size[1]}"
-            )
-    if embeddings is not None:
-        layers = config.global_fuser.num_layers if config.global_fuser else None
-        check_layers("exemplar_embeddings", embeddings, "global fuser", layers, 3)
-        if config.global_fuser and embeddings.shape[-1] != config.global_fuser.embedding_dim:
-            problems.append(
-                f"exemplar_embeddings are {embeddings.shape[-1]} wide, the global fuser takes "
-                f"{config.global_fuser.embedding_dim}"
-            )
-    if masks is not None and embeddings is not None and config.global_fuser is not None:
-        layers = config.global_fuser.num_layers
-        if masks.ndim != 4 or masks.shape[0] != batch or masks.shape[1] not in (layers - 1, layers):
-            problems.append(
-                f"masks are {masks.shape}, expected [{batch}, {layers} (or {layers - 1}), height, "
-                "width]"
-            )
-    scales = condition.residual_scales
-    num_residuals = config.unet.num_skips + 1
-    if scales is not None and jnp.shape(scales) not in ((), (num_residuals,)):
+    if channels != config.unet.in_channels:
         problems.append(
-            f"residual_scales must be one number or {num_residuals}, got {jnp.shape(scales)}"
+            f"latents have {channels} channels, the UNet takes {config.unet.in_channels}"
+        )
+    return problems
+
+
+def _depth_problems(condition: Condition, config: Any, latents_shape: tuple[int, ...]) -> list[str]:
+    depth, fuser = condition.depth_maps, config.local_fuser
+    if depth is None:
+        return []
+    if fuser is None:
+        return ["depth_maps need a local fuser, which this checkpoint lacks"]
+    if depth.ndim != 5:
+        return [f"depth_maps must have 5 axes, got shape {depth.shape}"]
+    batch, height, width, _ = latents_shape
+    scale = _downsampling(config)
+    problems = _layer_problems("depth_maps", depth.shape, batch, fuser.num_layers)
+    if depth.shape[2:4] != (height * scale, width * scale):
+        problems.append(
+            f"depth_maps are {depth.shape[2]} x {depth.shape[3]}, but latents of {height} x "
+            f"{width} are images of {height * scale} x {width * scale}"
+        )
+    if depth.shape[4] != fuser.condition_channels:
+        problems.append(
+            f"depth_maps have {depth.shape[4]} channels, the local fuser takes "
+            f"{fuser.condition_channels}"
+        )
+    return problems + _scalar_problems(
+        "depth_gains", condition.depth_gains, batch, fuser.num_layers
+    )
+
+
+def _exemplar_problems(condition: Condition, config: Any, batch: int) -> list[str]:
+    embeddings, fuser = condition.exemplar_embeddings, config.global_fuser
+    if embeddings is None:
+        return []
+    if fuser is None:
+        return ["exemplar_embeddings need a global fuser, which this checkpoint lacks"]
+    layers, masks = fuser.num_layers, condition.masks
+    problems = []
+    if embeddings.ndim != 3:
+        problems.append(f"exemplar_embeddings must have 3 axes, got shape {embeddings.shape}")
+    else:
+        problems += _layer_problems("exemplar_embeddings", embeddings.shape, batch, layers)
+        if embeddings.shape[2] != fuser.embedding_dim:
+            problems.append(
+                f"exemplar_embeddings are {embeddings.shape[2]} wide, the global fuser takes "
+                f"{fuser.embedding_dim}"
+            )
+    if masks is not None and (
+        masks.ndim != 4 or masks.shape[0] != batch or masks.shape[1] not in (layers - 1, layers)
+    ):
+        problems.append(
+            f"masks are {masks.shape}, expected [{batch}, {layers} (or {layers - 1}), height, width]"
+        )
+    strengths = condition.exemplar_strengths
+    return problems + _scalar_problems("exemplar_strengths", strengths, batch, layers)
+
+
+def _setting_problems(condition: Condition, num_residuals: int) -> list[str]:
+    problems = []
+    scales = condition.residual_scales
+    if scales is not None and _shape(scales) not in ((), (num_residuals,)):
+        problems.append(
+            f"residual_scales must be one number or {num_residuals}, got shape {_shape(scales)}"
         )
     for name in ("depth_interval", "exemplar_interval"):
         interval = getattr(condition, name)
-        if interval is not None and jnp.shape(interval) != (2,) and len(interval) != 2:
-            problems.append(f"{name} must be (start, end)")
-    if problems:
-        raise ValueError("the condition does not fit the model:\n- " + "\n- ".join(problems))
+        if interval is not None and _shape(interval) != (2,):
+            problems.append(f"{name} must be (start, end), got shape {_shape(interval)}")
+    return problems
+
+
+def _layer_problems(name: str, shape: tuple[int, ...], batch: int, layers: int) -> list[str]:
+    if shape[:2] == (batch, layers):
+        return []
+    return [f"{name} are {shape}, expected batch {batch} and {layers} layers (axis 1)"]
+
+
+def _scalar_problems(name: str, values: Any, batch: int, layers: int) -> list[str]:
+    """Returns what keeps `values` from being one number, one for each layer, or for each image."""
+    if values is None or _shape(values) in ((), (layers,), (batch, layers)):
+        return []
+    return [f"{name} must be one number, [{layers}] or [{batch}, {layers}], got {_shape(values)}"]
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    """Returns the shape of a number, an array, or (nested) tuples of either, traced or not."""
+    return jnp.asarray(values, jnp.float32).shape
+
+
+def _downsampling(config: Any) -> int:
+    return (config.vae or VAEConfig()).downsampling

@@ -112,9 +112,11 @@ def _static(
     model.require("unet")
     check_condition(condition, model.config, latents_shape)
     batch, height, width, _ = latents_shape
-    if text_embeddings.shape[0] != batch:
+    width_of_text = model.config.unet.cross_attention_dim
+    if text_embeddings.shape[::2] != (batch, width_of_text):
         raise ValueError(
-            f"text_embeddings are for {text_embeddings.shape[0]} images, latents for {batch}"
+            f"text_embeddings are {text_embeddings.shape}, expected [{batch}, tokens, "
+            f"{width_of_text}] for these latents and this UNet"
         )
     context, bias = text_embeddings, None
     num_text_tokens = text_embeddings.shape[1]
@@ -224,7 +226,9 @@ class _Networks:
             timesteps,
         )
 
-    def _scaled(self, residuals: list[Array], condition: Condition, timesteps: Array) -> list[Array]:
+    def _scaled(
+        self, residuals: list[Array], condition: Condition, timesteps: Array
+    ) -> list[Array]:
         """Returns the residuals times their scales, 0 outside the depth's interval."""
         scales = jnp.ones(())
         if condition.residual_scales is not None:

@@ -60,7 +60,7 @@ def _area_matrix(size: int, source_size: int) -> Float[np.ndarray, "size source"
     return (np.clip(overlap, 0.0, None) * size / source_size).astype(np.float32)
 
 
-def _resize(matrix, masks: Array, size: tuple[int, int]) -> Array:  # noqa: ANN001
+def _resize(matrix, masks: Array, size: tuple[int, int]) -> Array:
     rows, columns = matrix(size[0], masks.shape[-2]), matrix(size[1], masks.shape[-1])
     # TPUs and GPUs would round the products; "any value but 0" must mean it.
     return jnp.einsum(
@@ -80,7 +80,9 @@ def layer_shares(
       rule: see the module's description.
     """
     if rule not in get_args(MaskRule):
-        raise ValueError(f"unknown mask rule {rule!r}; choose one of {', '.join(get_args(MaskRule))}")
+        raise ValueError(
+            f"unknown mask rule {rule!r}; choose one of {', '.join(get_args(MaskRule))}"
+        )
     if rule == "upstream":
         present = _resize(_bicubic_matrix, masks, size) != 0
         return _front_to_back(present.astype(jnp.float32))
@@ -94,9 +96,10 @@ def layer_shares(
 
 def _front_to_back(masks: Float[Array, "b masks h w"]) -> Float[Array, "b layers h w"]:
     """Returns what is seen of each layer when earlier ones hide later ones, ground included."""
-    free = jnp.cumprod(1.0 - masks, axis=1)
-    before = jnp.concatenate([jnp.ones_like(masks[:, :1]), free], axis=1)
-    own = jnp.concatenate([masks, jnp.ones_like(masks[:, :1])], axis=1)
+    batch, _, height, width = masks.shape
+    one = jnp.ones((batch, 1, height, width), masks.dtype)  # also where there is only the ground
+    before = jnp.concatenate([one, jnp.cumprod(1.0 - masks, axis=1)], axis=1)
+    own = jnp.concatenate([masks, one], axis=1)
     return before * own
 
 

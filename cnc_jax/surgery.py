@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -161,8 +162,8 @@ def integrate(local: Model, global_: Model) -> Operation:
 def _with_local_fuser(
     model: Model,
     config: LocalFuserConfig,
-    donor: Mapping[str, np.ndarray],
-    stems: Mapping[str, np.ndarray],
+    donor: Mapping[str, Any],
+    stems: Mapping[str, Any],
     seed: int,
 ) -> Operation:
     """Returns the model with a local fuser: donor's equal paths, the given stems, the rest new."""
@@ -181,8 +182,8 @@ def _with_local_fuser(
 
 
 def _stems_from_uni(
-    donor: Mapping[str, np.ndarray], config: LocalFuserConfig
-) -> dict[str, np.ndarray]:
+    donor: Mapping[str, Any], config: LocalFuserConfig
+) -> dict[str, Any]:
     stems = {}
     for layer in range(config.num_layers):
         for conv in _UNI_STEM_LAYERS:
@@ -196,18 +197,19 @@ def _stems_from_uni(
 
 def _cnc_config(model: Model, **changes: object) -> CnCConfig:
     fields = {
-        field.name: getattr(model.config, field.name)
-        for field in dataclasses.fields(model.config)
+        field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)
     }
     return CnCConfig(**{**fields, **changes})
 
 
-def _flat(params: Params) -> dict[str, np.ndarray]:
+def _flat(params: Params) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
+def _same_bits(ours: Any, theirs: Any) -> bool:
     ours, theirs = np.asarray(ours), np.asarray(theirs)
-    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and (
-        ours.tobytes() == theirs.tobytes()
+    return (
+        ours.dtype == theirs.dtype
+        and ours.shape == theirs.shape
+        and (ours.tobytes() == theirs.tobytes())
     )

@@ -35,9 +35,7 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
         vae=VAEConfig(block_out_channels=(32, 32, 64, 64), layers_per_block=1),
         # Heads of 64, as in the released towers, so that files without a config.json load too.
         text_encoder=CLIPTextConfig(num_heads=1, **tower),
-        image_encoder=CLIPVisionConfig(
-            image_size=56, num_heads=1, projection_dim=_WIDTH, **tower
-        ),
+        image_encoder=CLIPVisionConfig(image_size=56, num_heads=1, projection_dim=_WIDTH, **tower),
         local_fuser=LocalFuserConfig(
             unet=unet, num_layers=num_layers, inject_channels=(32, 48, 64, 96)
         ),
@@ -61,7 +59,5 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
         if size is not None and (not only or component.name in only):
             flat = fresh_params(dataclasses.replace(component, zero=""), size, seed)
             params[component.name] = flax.traverse_util.unflatten_dict(flat, sep="/")
-    absent = {
-        component.name: None for component in COMPONENTS if component.name not in params
-    }
+    absent = {component.name: None for component in COMPONENTS if component.name not in params}
     return Model(params, dataclasses.replace(config, **absent))

@@ -1,13 +1,14 @@
 r"""Images from text, layered depth maps, exemplars and masks: `launch.sample`.
 
     python -m launch.sample --config=configs/sample.py \
-        --config.checkpoint=cnc_v1.ckpt,clip-vit-large-patch14/ --config.prompt="a red fox in snow" \
+        --config.checkpoint=cnc_v1.ckpt,clip-vit-large-patch14/ --config.prompt="a fox in snow" \
         --config.depth_maps=fox.png,forest.png --config.exemplars=fox.jpg,forest.jpg \
         --config.masks=fox_mask.png --config.output=outputs/fox
 
-`configs/sample.py:preset=fast` is DPM-Solver++(2M) with 20 steps, `:preset=paper` is the setting of
-Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768). `:record=outputs/fox/record.json`
-repeats an earlier run. Lists are joined by commas, layers from front to back; `-` leaves a layer out.
+`configs/sample.py:preset=fast` is DPM-Solver++(2M) with 20 steps, `:preset=paper` is the setting
+of Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768), and
+`:record=outputs/fox/record.json` repeats an earlier run. Lists are joined by commas, layers from
+front to back; `-` leaves a layer out.
 """
 
 from __future__ import annotations

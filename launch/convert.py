@@ -1,7 +1,7 @@
 """Any checkpoint layout -> a converted directory.
 
-    python -m launch.convert --source=cnc_v1.ckpt,clip-vit-large-patch14/ --output=converted/cnc
-    python -m launch.convert --source=sd15.safetensors --surgery=init_local --output=converted/start
+python -m launch.convert --source=cnc_v1.ckpt,clip-vit-large-patch14/ --output=converted/cnc
+python -m launch.convert --source=sd15.safetensors --surgery=init_local --output=converted/start
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A converted directory -> PyTorch's layouts.
 
-    python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.safetensors
-    python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
+python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.safetensors
+python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
 """
 
 from __future__ import annotations

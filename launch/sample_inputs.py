@@ -39,7 +39,7 @@ def read_inputs(request: SampleRequest) -> LayerInputs:
     problems: list[str] = []
     size = request.size
 
-    def read_all(paths: tuple[Path | None, ...], read) -> list[np.ndarray | None]:  # noqa: ANN001
+    def read_all(paths: tuple[Path | None, ...], read) -> list[np.ndarray | None]:
         return [None if p is None else collect(problems, lambda p=p: read(p)) for p in paths]
 
     depth_maps = read_all(request.depth_maps, lambda path: read_depth_map(path, size))
@@ -92,17 +92,13 @@ def exemplar_pixels(inputs: LayerInputs, image_size: int) -> np.ndarray:
     return _stack_or_zeros(pixels, (image_size, image_size, 3))
 
 
-def _masked(
-    photo: np.ndarray | None, masks: np.ndarray | None, layer: int
-) -> np.ndarray | None:
+def _masked(photo: np.ndarray | None, masks: np.ndarray | None, layer: int) -> np.ndarray | None:
     if photo is None or masks is None or layer >= len(masks):
         return photo
     return (photo * (masks[layer] > 0)[..., None]).astype(photo.dtype)
 
 
-def _stack_or_zeros(
-    arrays: list[np.ndarray | None], shape: tuple[int, ...]
-) -> np.ndarray | None:
+def _stack_or_zeros(arrays: list[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
     if not arrays:
         return None
     return np.stack([np.zeros(shape, np.float32) if a is None else a for a in arrays])

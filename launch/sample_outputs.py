@@ -132,7 +132,10 @@ def _identity(path: Path) -> dict[str, Any]:
             if file.is_file()
         }
         listing = json.dumps(sizes).encode()
-        return {"bytes": sum(sizes.values()), "sha256_of_sizes": hashlib.sha256(listing).hexdigest()}
+        return {
+            "bytes": sum(sizes.values()),
+            "sha256_of_sizes": hashlib.sha256(listing).hexdigest(),
+        }
     with path.open("rb") as file:
         beginning = file.read(_HASHED_BYTES)
     return {

@@ -117,7 +117,8 @@ def _check_numbers(config: ConfigDict) -> list[str]:
         if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
             near = max(1, round(value / SIZE_MULTIPLE)) * SIZE_MULTIPLE
             problems.append(
-                f"{name} must be a positive multiple of {SIZE_MULTIPLE}, got {value}; {near} is near"
+                f"{name} must be a positive multiple of {SIZE_MULTIPLE}, got {value}; "
+                f"{near} is near"
             )
     for name in ("num_steps", "num_images", "batch_size", "decode_slice"):
         if config[name] < 1:

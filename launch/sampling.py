@@ -40,9 +40,7 @@ def sample_from_config(config: ConfigDict) -> Path:
     """
     request = parse_request(config)
     inputs = read_inputs(request)
-    opened = open_checkpoints(
-        request.checkpoints, COMPONENTS, num_heads=config.num_heads or None
-    )
+    opened = open_checkpoints(request.checkpoints, COMPONENTS, num_heads=config.num_heads or None)
     _check_fit(request, opened)
     table = _make_table(request, opened.schedule)
     outputs = Outputs(request, inputs)
@@ -202,9 +200,7 @@ def _sample_batch(
             attention_implementation=config.attention,
             report=bar.update,
         )
-    images = np.asarray(
-        decode_images(model, latents, dtype=dtype, slice_size=config.decode_slice)
-    )
+    images = np.asarray(decode_images(model, latents, dtype=dtype, slice_size=config.decode_slice))
     if not np.isfinite(images).all():
         raise FloatingPointError(
             f"the images of seeds {seeds} are not finite in {config.dtype}; use "
@@ -234,7 +230,7 @@ def _scalar_or_array(values: tuple[float, ...]) -> jax.Array:
     return jnp.asarray(values[0] if len(values) == 1 else values, jnp.float32)
 
 
-class _timed:  # noqa: N801 - reads as a statement
+class _timed:
     """Adds the seconds of a block to the outputs' timings."""
 
     def __init__(self, outputs: Outputs, part: str) -> None:

@@ -102,7 +102,7 @@ class ControlNet(nn.Module):
             )
             for index, skip in enumerate(skips)
         ]
-        mid_residual = ZeroConv1x1(
-            middle.shape[-1], dtype=self.dtype, name="controlnet_mid_block"
-        )(middle)
+        mid_residual = ZeroConv1x1(middle.shape[-1], dtype=self.dtype, name="controlnet_mid_block")(
+            middle
+        )
         return residuals, mid_residual

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from sd_jax.typing import Array, DenoiseFn, Float
@@ -41,4 +40,3 @@ def guided(denoise: DenoiseFn, guidance_scales: Float[Array, " scales"]) -> Deno
         return noise[0] + jnp.sum(scales * (noise[1:] - noise[:-1]), axis=0)
 
     return denoise_guided
-

@@ -140,7 +140,9 @@ def _open_converted(
 
 def _read_converted(converted: Converted, component: Component) -> Params:
     abstract = component.abstract_params(converted.configs[component.name])
-    return load_params(converted.path / "params" / component.name, abstract)
+    params = load_params(converted.path / "params" / component.name, abstract)
+    # Not committed to a device: they go where they are used, or put.
+    return jax.tree.map(jnp.asarray, params)
 
 
 def schedule_of(source: Source) -> ScheduleConfig:

@@ -82,7 +82,7 @@ def dpmpp_2m(schedule: NoiseSchedule, timesteps: Int[np.ndarray, " steps"]) -> S
     half_log_snr = np.log(signal / sigma)
     h = np.append(np.diff(half_log_snr), np.inf)
     step = -signal_to * np.expm1(-h)
-    # x0 and x0_previous are extrapolated to D = (1 + 1 / 2r) x0 - 1 / 2r x0_previous, r = h_prev / h
+    # x0 is extrapolated to (1 + 1 / 2r) x0 - 1 / 2r x0_previous, with r = h_previous / h
     extrapolation = np.zeros_like(h)
     extrapolation[1:-1] = h[1:-1] / (2 * h[:-2])
     return _table(

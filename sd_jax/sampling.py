@@ -57,9 +57,7 @@ class SamplerState(NamedTuple):
     x0: Float[Array, "b h w c"]
 
 
-def initial_noise(
-    keys: KeyArray, shape: tuple[int, int, int]
-) -> Float[Array, "b h w c"]:
+def initial_noise(keys: KeyArray, shape: tuple[int, int, int]) -> Float[Array, "b h w c"]:
     """Returns standard normal latents, one image per key, whatever else is in the batch.
 
     Args:

@@ -71,9 +71,9 @@ class _PixelAttention(nn.Module):
     @nn.compact
     def __call__(self, hidden_states: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = hidden_states.shape
-        pixels = GroupNorm(
-            self.config.norm_num_groups, _EPSILON, self.dtype, name="group_norm"
-        )(hidden_states).reshape(batch, height * width, channels)
+        pixels = GroupNorm(self.config.norm_num_groups, _EPSILON, self.dtype, name="group_norm")(
+            hidden_states
+        ).reshape(batch, height * width, channels)
         attended = Attention(1, use_bias=True, dtype=self.dtype, name="attention")(pixels)
         return hidden_states + attended.reshape(hidden_states.shape)
 

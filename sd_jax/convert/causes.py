@@ -7,15 +7,28 @@ from collections.abc import Mapping
 from sd_jax.files import LazyTensor
 
 _CONTEXT = "attn2.to_k.weight"
+_SUPPORTED = "Stable Diffusion 1.x is supported"
 
 
 def likely_causes(tensors: Mapping[str, LazyTensor]) -> list[str]:
     """Returns what the names and shapes of a file suggest that it is, most telling first."""
     telling = (
-        (("lora_", ".lora_down", ".lora_up", ".lora_A.", ".lora_B."), "this is a LoRA, a difference to be merged into a full checkpoint"),
-        (("conditioner.embedders", "add_embedding.", "label_emb."), "this is Stable Diffusion XL; Stable Diffusion 1.x is supported"),
-        (("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn.add_q_proj"), "this is a transformer model (Stable Diffusion 3, Flux); Stable Diffusion 1.x is supported"),
-        (("cond_stage_model.model.",), "this is Stable Diffusion 2.x (OpenCLIP text encoder); Stable Diffusion 1.x is supported"),
+        (
+            ("lora_", ".lora_down", ".lora_up", ".lora_A.", ".lora_B."),
+            "this is a LoRA, a difference to be merged into a full checkpoint",
+        ),
+        (
+            ("conditioner.embedders", "add_embedding.", "label_emb."),
+            f"this is Stable Diffusion XL; {_SUPPORTED}",
+        ),
+        (
+            ("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn.add_q_proj"),
+            f"this is a transformer model (Stable Diffusion 3, Flux); {_SUPPORTED}",
+        ),
+        (
+            ("cond_stage_model.model.",),
+            f"this is Stable Diffusion 2.x (OpenCLIP text encoder); {_SUPPORTED}",
+        ),
         (("pre_extractor",), "this is Uni-ControlNet; it needs cnc_jax (launch.convert loads it)"),
         (("body.0.block1.weight", "adapter.body."), "this holds a T2I- or FG-DM adapter"),
         (("module.",), "the names carry a `module.` prefix of data-parallel training; strip it"),
@@ -39,7 +52,7 @@ def _by_shape(tensors: Mapping[str, LazyTensor]) -> list[str]:
             "Stable Diffusion 1.x is supported"
         )
     if 2048 in widths:
-        causes.append("this is Stable Diffusion XL; Stable Diffusion 1.x is supported")
+        causes.append(f"this is Stable Diffusion XL; {_SUPPORTED}")
     for name, tensor in tensors.items():
         if not name.endswith(("input_blocks.0.0.weight", "unet/conv_in.weight")):
             continue

@@ -8,7 +8,10 @@ from sd_jax.convert.ldm import Shapes
 from sd_jax.safety_checker import SafetyCheckerConfig
 
 _LAYER = {
-    **{f"self_attn/{name}": f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")},
+    **{
+        f"self_attn/{name}": f"self_attn.{name}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+    },
     "layer_norm1": "layer_norm1",
     "layer_norm2": "layer_norm2",
     "mlp/fc1": "mlp.fc1",

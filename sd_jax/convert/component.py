@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from sd_jax.clip import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from sd_jax.controlnet import ControlNet, ControlNetConfig
 from sd_jax.convert import clip, diffusers, ldm
 from sd_jax.convert.table import Entry, Shape, abstract_params, make_table
-from sd_jax.controlnet import ControlNet, ControlNetConfig
 from sd_jax.safety_checker import SafetyChecker, SafetyCheckerConfig
 from sd_jax.unet import UNet, UNetConfig
 from sd_jax.vae import AutoencoderKL, VAEConfig
@@ -49,7 +49,7 @@ class Layout:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
     def is_in(self, names: Iterable[str]) -> bool:
-        """Returns whether the component, or a part of it, is there, given names under its prefix."""
+        """Returns whether (a part of) the component is there, given names under its prefix."""
         return not all(self.is_ignored(name) for name in names)
 
     def canonical(self, name: str) -> str:
@@ -155,7 +155,9 @@ VAE = Component(
     name="vae",
     config_class=VAEConfig,
     module=AutoencoderKL,
-    inputs=lambda config: (floats(1, config.downsampling, config.downsampling, config.in_channels),),
+    inputs=lambda config: (
+        floats(1, config.downsampling, config.downsampling, config.in_channels),
+    ),
     layouts={
         "ldm": Layout(
             "first_stage_model.",

@@ -24,7 +24,7 @@ def from_json(config_class: type[T], content: Mapping[str, Any]) -> T:
       content: the JSON object.
 
     Raises:
-      ValueError: names every unknown field.
+      ValueError: names every unknown field, or a field whose value is of another type.
     """
     fields = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     unknown = sorted(set(content) - fields)
@@ -34,13 +34,36 @@ def from_json(config_class: type[T], content: Mapping[str, Any]) -> T:
             f"{', '.join(sorted(fields))}. The file was written by another version"
         )
     hints = typing.get_type_hints(config_class)
-    return config_class(**{name: _revive(hints[name], value) for name, value in content.items()})
+    return config_class(
+        **{
+            name: _revive(f"{config_class.__name__}.{name}", hints[name], value)
+            for name, value in content.items()
+        }
+    )
 
 
-def _revive(hint: Any, value: Any) -> Any:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _revive(options[0], value)
-    if dataclasses.is_dataclass(hint):
+def _revive(where: str, hint: Any, value: Any) -> Any:
+    """Returns `value` as the type that `hint` says, or raises ValueError naming the field."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, types.UnionType) or origin is typing.Union:
+        (hint,) = (option for option in options if option is not type(None))
+        return None if value is None else _revive(where, hint, value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_json(hint, value)  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = options[:1] * len(value) if options[-1] is Ellipsis else options
+        if len(kinds) == len(value):
+            pairs = zip(kinds, value, strict=True)
+            return tuple(_revive(where, kind, item) for kind, item in pairs)
+    if origin is typing.Literal and value in options:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)  # JSON has one kind of number
+    # Python counts bool among the integers.
+    if (
+        hint in (bool, int, float, str)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
+        return value
+    raise ValueError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sd_jax.controlnet import ControlNetConfig
 from sd_jax.convert.blocks import (
     DIFFUSERS_RESNET,
     LEAF,
@@ -14,7 +15,6 @@ from sd_jax.convert.blocks import (
     nested,
 )
 from sd_jax.convert.ldm import Shapes
-from sd_jax.controlnet import ControlNetConfig
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
 
@@ -46,9 +46,9 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
 def infer_unet(shapes: Shapes, num_heads: int) -> UNetConfig:
     """Returns the sizes of a UNet, or of a copy of its encoder, from the shapes of its tensors."""
     levels = range(count(shapes, "down_blocks.{}."))
-    context = shapes.get(
-        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 768)
-    )[1]
+    context = shapes.get("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 768))[
+        1
+    ]
     return UNetConfig(
         in_channels=shapes["conv_in.weight"][1],
         out_channels=shapes.get("conv_out.weight", (4,))[0],

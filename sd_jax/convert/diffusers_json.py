@@ -64,9 +64,7 @@ def scheduler_json(schedule: ScheduleConfig) -> dict[str, Any]:
     }
 
 
-def model_index_json(
-    components: Iterable[str], config: UNetConfig | None
-) -> dict[str, Any]:
+def model_index_json(components: Iterable[str], config: UNetConfig | None) -> dict[str, Any]:
     """Returns model_index.json of a pipeline made of these components.
 
     Args:

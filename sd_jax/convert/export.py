@@ -59,7 +59,7 @@ class Weights:
     configs: Mapping[str, Any]
     schedule: ScheduleConfig
     shapes: Mapping[str, FlatShapes]
-    read: Callable[[str], Mapping[str, np.ndarray]]
+    read: Callable[[str], Mapping[str, Any]]
     origins: tuple[Origin, ...] = ()
     extras: Path | None = None
     tokenizer: Path | None = None
@@ -102,9 +102,9 @@ def weights_of_converted(converted: Converted) -> Weights:
                     tree.item_metadata.tree, sep="/"
                 ).items()
             }
-    held: dict[str, Mapping[str, np.ndarray]] = {}
+    held: dict[str, Mapping[str, Any]] = {}
 
-    def read(name: str) -> Mapping[str, np.ndarray]:
+    def read(name: str) -> Mapping[str, Any]:
         if name not in held:
             held.clear()
             abstract = flax.traverse_util.unflatten_dict(shapes[name], sep="/")
@@ -185,7 +185,11 @@ def _lazy(weights: Weights, name: str, component: str, path: str, kind: Kind) ->
 
 
 def export_ldm(
-    weights: Weights, components: Sequence[Component], output: str | Path, *, overwrite: bool = False
+    weights: Weights,
+    components: Sequence[Component],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes one file in the original layout.
 
@@ -217,7 +221,11 @@ def export_ldm(
 
 
 def export_diffusers(
-    weights: Weights, components: Sequence[Component], output: str | Path, *, overwrite: bool = False
+    weights: Weights,
+    components: Sequence[Component],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes a diffusers folder; a single component that came alone gets a folder of its own.
 

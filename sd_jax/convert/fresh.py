@@ -1,8 +1,9 @@
 """New weights for what no checkpoint holds, drawn on the host.
 
-Initialised as PyTorch initialises by default, like the fresh parts of the original code. Each tensor
-draws from a generator of its own path, so the numbers depend on (seed, path) alone, and nothing is
-compiled: for networks of hundreds of tensors `module.init` takes minutes where this takes seconds.
+Initialised as PyTorch initialises by default, like the fresh parts of the original code. Each
+tensor draws from a generator of its own path, so the numbers depend on (seed, path) alone, and
+nothing is compiled: for networks of hundreds of tensors `module.init` takes minutes where this
+takes seconds.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sd_jax.controlnet import ControlNetConfig
 from sd_jax.convert.blocks import (
     LDM_RESNET,
     LDM_VAE_RESNET,
@@ -15,7 +16,6 @@ from sd_jax.convert.blocks import (
     nested,
 )
 from sd_jax.convert.table import Shape
-from sd_jax.controlnet import ControlNetConfig
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
 
@@ -80,7 +80,11 @@ def infer_unet(shapes: Shapes, num_heads: int, prefix_out: bool = True) -> UNetC
     )
 
 
-_HINT_LAYERS = {"conv_in": 0, "conv_out": 14, **{f"blocks_{index}": 2 * index + 2 for index in range(6)}}
+_HINT_LAYERS = {
+    "conv_in": 0,
+    "conv_out": 14,
+    **{f"blocks_{index}": 2 * index + 2 for index in range(6)},
+}
 
 
 def controlnet_modules(config: ControlNetConfig) -> dict[str, str]:

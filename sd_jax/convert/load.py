@@ -14,7 +14,6 @@ from sd_jax.convert.component import Component, Layout
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.source import CheckpointError, Source
 from sd_jax.convert.table import Entry, to_ours
-from sd_jax.files import LazyTensor
 from sd_jax.typing import Params
 
 _SHOWN = 40

@@ -111,7 +111,8 @@ def open_source(path: str | Path, layout: LayoutName | None = None) -> Source:
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.name.endswith((*_SUFFIXES, ".index.json")):
         raise CheckpointError(
-            f"{path}: not a checkpoint; expected a folder or a file ending in {', '.join(_SUFFIXES)}"
+            f"{path}: not a checkpoint; expected a folder or a file ending in "
+            f"{', '.join(_SUFFIXES)}"
         )
     tensors = open_tensors(path)
     for telling, prefix, bare_layout in _BARE:

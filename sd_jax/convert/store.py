@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -34,6 +33,8 @@ from sd_jax.typing import Params
 
 FORMAT = "cnc_fgdm_jax"
 VERSION = 1
+
+_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +187,7 @@ def open_converted(path: str | Path, components: Sequence[Component]) -> Convert
         )
     try:
         configs = {
-            component.name: from_json(
-                component.config_class, content["components"][component.name]
-            )
+            component.name: from_json(component.config_class, content["components"][component.name])
             for component in components
             if component.name in content["components"]
         }
@@ -201,11 +200,20 @@ def open_converted(path: str | Path, components: Sequence[Component]) -> Convert
             f"{path}: config.json names {', '.join(missing)}, but params/ has no such folder; "
             "the directory was copied in part: copy or convert it again"
         )
-    origins = []
-    for content in _read_json(path / "source.json")["sources"]:
-        records = tuple(Record(*record) for record in content.pop("records"))
-        origins.append(Origin(records=records, **content))
-    return Converted(path, configs, schedule, tuple(origins))
+    return Converted(path, configs, schedule, _read_origins(path / "source.json"))
+
+
+def _read_origins(path: Path) -> tuple[Origin, ...]:
+    content = _read_json(path)
+    try:
+        return tuple(
+            Origin(**{**source, "records": tuple(Record(*item) for item in source["records"])})
+            for source in content["sources"]
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not as this version writes it ({error!r}); convert the source again"
+        ) from error
 
 
 def save_params(folder: Path, params: Params) -> None:
@@ -215,9 +223,7 @@ def save_params(folder: Path, params: Params) -> None:
 
 
 def load_params(folder: Path, abstract: Params) -> Params:
-    """Returns a tree of arrays that `save_params` wrote, in the types it was written with.
-
-    The arrays are not committed to a device: they go where they are used, or put.
+    """Returns what `save_params` wrote, as NumPy arrays in the types they were written with.
 
     Args:
       folder: that it was written to.
@@ -226,13 +232,23 @@ def load_params(folder: Path, abstract: Params) -> Params:
     Raises:
       CheckpointError: names every path that is missing, too much, or of another shape.
     """
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
-        _check_stored(folder, stored, abstract)
-        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-        tree = checkpointer.restore(
-            folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
-        )
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder.absolute()).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata is missing or not readable")
+            stored = metadata.tree
+            _check_stored(folder, stored, abstract)
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            tree = checkpointer.restore(
+                folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
+            )
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: damaged, or copied in part ({error}); copy it or convert the source again"
+        ) from error
     return jax.tree.map(jnp.asarray, tree)
 
 
@@ -252,6 +268,8 @@ def _check_stored(folder: Path, stored: Any, abstract: Params) -> None:
         for path in sorted(found.keys() & expected.keys())
         if found[path] != expected[path]
     ]
+    if len(problems) > _SHOWN:
+        problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"]
     if problems:
         raise CheckpointError("\n- ".join([f"{folder}: does not fit config.json", *problems]))
 
@@ -285,9 +303,14 @@ def _write_json(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not readable as JSON ({error}); convert the source again"
         ) from error
-
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: expected a JSON object, got {type(content).__name__}; "
+            "convert the source again"
+        )
+    return content

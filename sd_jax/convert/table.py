@@ -109,7 +109,9 @@ def make_table(
 
 def abstract_params(module: Any, *inputs: jax.ShapeDtypeStruct, **kwargs: Any) -> Any:
     """Returns the shapes of a module's parameters without computing anything."""
-    variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args, **kwargs), *inputs)
+    variables = jax.eval_shape(
+        lambda *args: module.init(jax.random.key(0), *args, **kwargs), *inputs
+    )
     return variables["params"]
 
 

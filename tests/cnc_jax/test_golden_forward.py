@@ -1,4 +1,4 @@
-"""One forward pass against the original code: the whole model in its three modes, and each block."""
+"""One forward pass against the original code: the model in its three modes, and each block."""
 
 from __future__ import annotations
 

@@ -62,5 +62,3 @@ def settings(demo: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         "num_steps": 2,
         "output": str(tmp_path / "output"),
     }
-
-

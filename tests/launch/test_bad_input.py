@@ -133,9 +133,13 @@ def test_an_empty_or_full_mask_is_allowed_with_a_warning(value, settings, tmp_pa
 def test_a_wrong_flag_ends_the_command_with_one_message(settings):
     done = subprocess.run(
         [
-            sys.executable, "-m", "launch.sample", "--config=configs/sample.py",
-            f"--config.checkpoint={settings['checkpoint']}", "--config.height=65",
-        ],  # fmt: skip
+            sys.executable,
+            "-m",
+            "launch.sample",
+            "--config=configs/sample.py",
+            f"--config.checkpoint={settings['checkpoint']}",
+            "--config.height=65",
+        ],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
