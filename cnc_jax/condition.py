@@ -182,7 +182,8 @@ def _exemplar_problems(condition: Condition, config: Any, batch: int) -> list[st
         masks.ndim != 4 or masks.shape[0] != batch or masks.shape[1] not in (layers - 1, layers)
     ):
         problems.append(
-            f"masks are {masks.shape}, expected [{batch}, {layers} (or {layers - 1}), height, width]"
+            f"masks are {masks.shape}, expected [{batch}, {layers} (or {layers - 1}), height, "
+            "width]"
         )
     strengths = condition.exemplar_strengths
     return problems + _scalar_problems("exemplar_strengths", strengths, batch, layers)

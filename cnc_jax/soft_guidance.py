@@ -18,6 +18,7 @@ Two rules say which layer is seen at a cell of a feature map:
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -60,7 +61,7 @@ def _area_matrix(size: int, source_size: int) -> Float[np.ndarray, "size source"
     return (np.clip(overlap, 0.0, None) * size / source_size).astype(np.float32)
 
 
-def _resize(matrix, masks: Array, size: tuple[int, int]) -> Array:
+def _resize(matrix: Callable[[int, int], np.ndarray], masks: Array, size: tuple[int, int]) -> Array:
     rows, columns = matrix(size[0], masks.shape[-2]), matrix(size[1], masks.shape[-1])
     # TPUs and GPUs would round the products; "any value but 0" must mean it.
     return jnp.einsum(

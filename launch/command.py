@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import absl.logging
 import jax
+from absl import flags
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -21,7 +22,9 @@ def command() -> Iterator[None]:
     A ValueError and running out of memory are the user's to mend: they end the command with their
     message and exit status 2, without a traceback.
     """
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    # jax and Orbax speak of their inner life at INFO; --verbosity=0 lets them.
+    if not flags.FLAGS["verbosity"].present:
+        absl.logging.set_verbosity(absl.logging.WARNING)
     if _CACHE not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "cnc_fgdm_jax" / "xla"))

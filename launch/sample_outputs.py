@@ -16,6 +16,7 @@ from input_pipeline.contact_sheet import Picture, contact_sheet
 from input_pipeline.images import to_uint8, write_png
 from launch.sample_inputs import LayerInputs
 from launch.sample_request import SampleRequest
+from sd_jax.attention import implementations_used
 
 _HASHED_BYTES = 64 * 2**20
 
@@ -113,6 +114,7 @@ class Outputs:
             "checkpoints": {str(path): _identity(path) for path in request.checkpoints},
             "seconds": self._seconds,
             "device": jax.devices()[0].device_kind,
+            "attention": sorted(implementations_used()),
             "versions": {
                 name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")
             },

@@ -8,7 +8,6 @@ which `attention_weights` gives the maps of the layers one wants.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from typing import Literal, get_args
@@ -78,9 +77,19 @@ def choose_implementation(
     return "cudnn" if fits else "xla"
 
 
-@functools.cache
+_reported: set[str] = set()
+
+
 def _report_once(implementation: str, head_dim: int, dtype: str) -> None:
-    _logger.info("attention: %s for head width %d in %s", implementation, head_dim, dtype)
+    choice = f"{implementation} for head width {head_dim} in {dtype}"
+    if choice not in _reported:
+        _reported.add(choice)
+        _logger.info("attention: %s", choice)
+
+
+def implementations_used() -> frozenset[str]:
+    """Returns what "auto" has chosen in this process, for reports."""
+    return frozenset(_reported)
 
 
 def attention(
@@ -121,6 +130,8 @@ def attention(
         # A float32 `finfo.min` would become -inf in half precision, and a fully -inf row NaN.
         lowest = float(jnp.finfo(query.dtype).min)
         bias = jnp.maximum(bias, lowest).astype(query.dtype)
+        # cuDNN broadcasts over batch and heads, not over queries.
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], bias.shape[3]))
     return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation=implementation)
 
 

@@ -240,7 +240,7 @@ def load_params(folder: Path, abstract: Params) -> Params:
             stored = metadata.tree
             _check_stored(folder, stored, abstract)
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            tree = checkpointer.restore(
+            return checkpointer.restore(
                 folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
             )
     except CheckpointError:
@@ -249,7 +249,6 @@ def load_params(folder: Path, abstract: Params) -> Params:
         raise CheckpointError(
             f"{folder}: damaged, or copied in part ({error}); copy it or convert the source again"
         ) from error
-    return jax.tree.map(jnp.asarray, tree)
 
 
 def _check_stored(folder: Path, stored: Any, abstract: Params) -> None:

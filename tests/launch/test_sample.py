@@ -62,7 +62,8 @@ def test_a_record_repeats_the_pixels(first_run, tmp_path):
 def test_the_record_names_what_a_repetition_needs(first_run):
     record = json.loads((first_run / "record.json").read_text())
     assert set(record) == {
-        "config", "images", "inputs", "checkpoints", "seconds", "device", "versions",
+        "config", "images", "inputs", "checkpoints", "seconds", "device", "attention",
+        "versions",
     }  # fmt: skip
     assert len(record["inputs"]) == 5
     assert all(len(digest) == 64 for digest in record["inputs"].values())

@@ -1,7 +1,7 @@
 """Tiny PyTorch models with random weights, saved as diffusers and transformers save them.
 
-torch, diffusers and transformers are imported by the fixtures, so that a run of other tests does not
-wait for them.
+torch, diffusers and transformers are imported by the fixtures, so that a run of other tests does
+not wait for them.
 """
 
 from __future__ import annotations

@@ -137,5 +137,6 @@ def test_safety_checker_flags_the_same_images(clip_models, torch, tmp_path, rng,
 
     checker.save_pretrained(tmp_path)
     loaded = sd_jax.load.load(tmp_path)
-    ours = flag_images(loaded.config.safety_checker, loaded.params["safety_checker"], jnp.asarray(pixels))
+    params = loaded.params["safety_checker"]
+    ours = flag_images(loaded.config.safety_checker, params, jnp.asarray(pixels))
     assert ours.tolist() == theirs

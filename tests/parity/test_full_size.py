@@ -59,16 +59,12 @@ def test_unet(randomise, loaded, rng, apply, to_torch, assert_close):
 
 def test_controlnet(randomise, loaded, rng, apply, to_torch, assert_close):
     diffusers = pytest.importorskip("diffusers")
-    models = [
-        randomise(diffusers.ControlNetModel(cross_attention_dim=768, attention_head_dim=8))
-    ]
+    models = [randomise(diffusers.ControlNetModel(cross_attention_dim=768, attention_head_dim=8))]
     inputs = (*unet_inputs(rng), rng.uniform(size=(1, 512, 512, 3)).astype(np.float32))
     their_skips, their_middle = models[0](*map(to_torch, inputs), return_dict=False)
     model = loaded(models)
     assert model.config.controlnet == ControlNetConfig()
-    skips, middle = apply(
-        ControlNet(model.config.controlnet), model.params["controlnet"], *inputs
-    )
+    skips, middle = apply(ControlNet(model.config.controlnet), model.params["controlnet"], *inputs)
     for ours, theirs in zip([*skips, middle], [*their_skips, their_middle], strict=True):
         assert_close(ours, theirs)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sd_jax.controlnet import ControlNetConfig
 from sd_jax.convert.component import CONTROLNET, UNET, VAE, Component
 from sd_jax.convert.load import plan_loading
 from sd_jax.convert.source import Source
 from sd_jax.convert.table import make_table
-from sd_jax.controlnet import ControlNetConfig
 from sd_jax.files import LazyTensor
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig

@@ -80,6 +80,24 @@ def test_a_row_without_keys_is_finite(implementation, dtype, scale):
     assert np.isfinite(np.asarray(outputs, np.float32)).all()
 
 
+@pytest.mark.parametrize("bias_shape", [(1, 1, 1, 7), (2, 1, 5, 7)])
+def test_fused_kernels_get_the_bias_of_every_query(inputs, monkeypatch, bias_shape):
+    """cuDNN broadcasts a bias over batch and heads alone, and excludes nothing with -inf."""
+    calls = {}
+
+    def kernel(query, key, value, **settings):
+        calls.update(settings)
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    query, key, value = (array.astype(jnp.bfloat16) for array in inputs)
+    attention(query, key, value, jnp.full(bias_shape, LOWEST), implementation="cudnn")
+    assert calls["implementation"] == "cudnn"
+    assert calls["bias"].shape == (*bias_shape[:2], 5, 7)
+    assert calls["bias"].dtype == jnp.bfloat16
+    assert np.isfinite(np.asarray(calls["bias"], np.float32)).all()
+
+
 def test_unknown_implementation_of_a_caller_without_checks(inputs, unchecked):
     with pytest.raises(ValueError, match="'flash'; choose one of auto, einsum, xla, cudnn"):
         attention(*inputs, implementation="flash")

@@ -104,9 +104,7 @@ def files() -> SimpleNamespace:
     def refuse() -> np.ndarray:
         raise AssertionError("a weight was read where names and shapes are enough")
 
-    def unread(
-        shapes: Mapping[str, tuple[int, ...]], layout: str = "ldm", **kwargs: Any
-    ) -> Source:
+    def unread(shapes: Mapping[str, tuple[int, ...]], layout: str = "ldm", **kwargs: Any) -> Source:
         """Returns an opened checkpoint whose tensors cannot be read."""
         tensors = {
             name: LazyTensor(

@@ -163,37 +163,22 @@ def test_autoencoder_with_its_training_state(state, files):
     assert set(plan_loading(files.unread(shapes | other), COMPONENTS).unused) == set(other)
 
 
-@pytest.mark.parametrize("dense", [True, False])
-def test_autoencoder_attention_as_dense_or_convolution(dense, tmp_path, state, files):
-    layout = "ldm" if dense else "diffusers"
-    other = "diffusers" if dense else "ldm"
-    usual = state(layout, "vae")
-    changed = {
-        name: _other_rank(array, dense) if _is_attention(name) else array
-        for name, array in usual.items()
-    }
-    assert changed.keys() == usual.keys()
-    assert sum(changed[name].shape != usual[name].shape for name in usual) == 8, other
-
-    def load(tensors, name):
-        if layout == "ldm":
-            return sd_jax.load.load(files.write(tmp_path / f"{name}.safetensors", tensors))
-        bare = {key.removeprefix("vae/"): array for key, array in tensors.items()}
-        return sd_jax.load.load(files.write(tmp_path / f"{name}.safetensors", bare))
-
-    jax.tree.map(
-        np.testing.assert_array_equal, load(usual, "usual").params, load(changed, "changed").params
-    )
-
-
-def _is_attention(name):
-    return name.endswith("weight") and ("attn_1" in name or "attentions" in name) and (
-        "norm" not in name
-    )
-
-
-def _other_rank(array, dense):
-    return array[:, :, 0, 0].copy() if dense else array[:, :, None, None].copy()
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+def test_autoencoder_attention_as_dense_layers_or_convolutions(layout, tmp_path, state, files):
+    """Files of one layout have been saved with the other's ranks."""
+    prefix = {"ldm": "first_stage_model.", "diffusers": "vae/"}[layout]
+    usual = {name.removeprefix(prefix): array for name, array in state(layout, "vae").items()}
+    other = dict(usual)
+    for name, array in usual.items():
+        if ("attn_1" in name or "attentions" in name) and array.ndim > 1:
+            dense = array.reshape(array.shape[:2])
+            other[name] = dense if array.ndim == 4 else dense[:, :, None, None]
+    assert sum(other[name].shape != usual[name].shape for name in usual) == 8
+    params = [
+        sd_jax.load.load(files.write(tmp_path / f"{number}.safetensors", tensors)).params
+        for number, tensors in enumerate((usual, other))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *params)
 
 
 def test_missing_tensors_may_be_fresh(state, files, tmp_path):

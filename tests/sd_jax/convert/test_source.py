@@ -158,6 +158,19 @@ def test_folder_knows_its_tokenizer_scheduler_and_hints(tmp_path, state, files):
     assert plan_loading(source, COMPONENTS).configs["unet"].num_heads == 4
 
 
+def test_training_checkpoint(tmp_path, tiny, state):
+    torch = pytest.importorskip("torch")
+    tensors = state("ldm", "unet", "vae")
+    weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    path = tmp_path / "sd.ckpt"
+    torch.save({"epoch": 3, "global_step": 70, "state_dict": weights}, path)
+    loaded = sd_jax.load.load(path)
+    assert (loaded.config.unet, loaded.config.vae) == (tiny["unet"], tiny["vae"])
+    np.testing.assert_array_equal(
+        loaded.params["unet"]["conv_out"]["bias"], tensors["model.diffusion_model.out.2.bias"]
+    )
+
+
 def test_single_file_has_no_tokenizer(tmp_path, state, files):
     source = open_source(files.write(tmp_path / "sd.safetensors", state("ldm", "vae")))
     assert (source.tokenizer, source.scheduler, source.hints, source.bare) == (None, {}, {}, "")

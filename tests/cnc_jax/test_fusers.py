@@ -1,0 +1,127 @@
+"""Freshly initialised fusers: what training starts from."""
+
+from __future__ import annotations
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnc_jax import predict_noise
+from cnc_jax.convert import GLOBAL_FUSER, LOCAL_FUSER
+from cnc_jax.global_fuser import GlobalFuser, GlobalFuserConfig
+from cnc_jax.local_fuser import FDN, LocalFuserConfig
+from sd_jax.testing import formula_normal, formula_params, relative_rms
+
+
+def num_params(component, config):
+    return sum(leaf.size for leaf in jax.tree.leaves(component.abstract_params(config)))
+
+
+@pytest.mark.parametrize(
+    ("component", "config", "expected"),
+    [
+        (LOCAL_FUSER, LocalFuserConfig(), 411_807_104),
+        (GLOBAL_FUSER, GlobalFuserConfig(), 94_427_136),
+    ],
+)
+def test_full_size(component, config, expected):
+    assert num_params(component, config) == expected
+
+
+@pytest.fixture(scope="module")
+def fresh_local_fuser(small_model):
+    """Returns newly initialised parameters of the small local fuser."""
+    config = small_model(2).config.local_fuser
+    inputs = [jnp.ones(item.shape, item.dtype) for item in LOCAL_FUSER.inputs(config)]
+    return jax.jit(LOCAL_FUSER.module(config).init)(jax.random.key(0), *inputs)["params"]
+
+
+def test_a_fresh_local_fuser_changes_nothing(small_model, small_inputs, fresh_local_fuser):
+    model, inputs = small_model(2), small_inputs(2)
+    fresh = model.replace(params={**model.params, "local_fuser": fresh_local_fuser})
+    arguments = (inputs.latents, inputs.timesteps, inputs.text)
+    predict = jax.jit(predict_noise)
+    with_depth = inputs.condition.replace(exemplar_embeddings=None, masks=None)
+    plain = predict(model, *arguments)
+    assert relative_rms(predict(fresh, *arguments, with_depth), plain) <= 1e-6
+    # The same program with trained weights does something.
+    assert relative_rms(predict(model, *arguments, with_depth), plain) > 1e-2
+
+
+def test_only_zero_convolutions_start_at_zero(fresh_local_fuser):
+    flat = flax.traverse_util.flatten_dict(fresh_local_fuser, sep="/")
+    zero = {path.rsplit("/", 1)[0] for path, leaf in flat.items() if not np.any(leaf)}
+    kernels = {path.rsplit("/", 1)[0] for path in flat if path.endswith("kernel")}
+    zero_kernels = {path for path in kernels if not np.any(flat[f"{path}/kernel"])}
+    assert zero_kernels == {
+        *(f"zero_convs_{index}" for index in range(5)),
+        *(f"feature_extractor/zero_convs_{level}" for level in range(2)),
+    }
+    # FDN's convolutions are not among them: only their biases are zero.
+    assert any("norm1/gamma" in path for path in zero - zero_kernels)
+
+
+def test_fdn_is_a_group_norm_with_an_affine_map_from_the_features():
+    states = jnp.asarray(formula_normal("states", (2, 4, 6, 16)) * 3.0 + 1.0)
+    features = jnp.asarray(formula_normal("features", (2, 4, 6, 5)))
+    module = FDN(num_groups=4)
+    params = formula_params(module, states, features)
+    groups = np.asarray(states).reshape(2, 24, 4, 4)
+    mean = groups.mean(axis=(1, 3), keepdims=True)
+    deviation = np.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-5)
+    normalised = ((groups - mean) / deviation).reshape(states.shape)
+    # Without features, the convolutions' biases are left.
+    plain = module.apply({"params": params}, states, jnp.zeros_like(features))
+    gamma, beta = params["gamma"]["bias"], params["beta"]["bias"]
+    np.testing.assert_allclose(plain, normalised * (1 + gamma) + beta, atol=1e-4)
+    changed = module.apply({"params": params}, states, features)
+    assert relative_rms(changed, plain) > 0.1
+
+
+@pytest.fixture(scope="module")
+def exemplars(small_model):
+    """Returns the global fuser, its variables and embeddings."""
+    config = small_model(2).config.global_fuser
+    embeddings = jnp.asarray(formula_normal("exemplars", (2, 2, config.embedding_dim)))
+    return (
+        GlobalFuser(config),
+        {"params": small_model(2).params["global_fuser"]},
+        embeddings,
+    )
+
+
+def test_each_exemplar_becomes_tokens_of_its_own(exemplars):
+    module, variables, embeddings = exemplars
+    tokens = module.apply(variables, embeddings)
+    assert tokens.shape == (2, 2, 2, 24)
+    changed = module.apply(variables, embeddings.at[0, 1].multiply(-1.0))
+    np.testing.assert_array_equal(changed[0, 0], tokens[0, 0])
+    np.testing.assert_array_equal(changed[1], tokens[1])
+    assert (np.abs(changed[0, 1] - tokens[0, 1]).max(axis=-1) > 1e-2).all()
+    # The layers have weights of their own.
+    swapped = module.apply(variables, embeddings[:, ::-1])
+    assert relative_rms(swapped[:, ::-1], tokens) > 0.1
+
+
+def test_zeros_stand_for_no_exemplar_and_give_tokens(exemplars):
+    module, variables, embeddings = exemplars
+    tokens = module.apply(variables, jnp.zeros_like(embeddings))
+    assert np.abs(tokens).max() > 1e-2
+
+
+def test_dropout_acts_in_training_alone(exemplars):
+    module, variables, embeddings = exemplars
+    tokens = module.apply(variables, embeddings)
+
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return module.apply(variables, embeddings, deterministic=False, rngs=rngs)
+
+    np.testing.assert_array_equal(train(0), train(0))
+    assert relative_rms(train(0), train(1)) > 0.1
+    assert relative_rms(train(0), tokens) > 0.1
+    # What is left is scaled, so that the mean stays.
+    mean = np.mean([train(seed) for seed in range(60)], axis=0)
+    assert relative_rms(mean, tokens) < 0.5
