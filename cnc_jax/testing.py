@@ -18,6 +18,7 @@ from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
 
 _WIDTH = 64
+_KERNEL_GAIN = 2.0
 
 
 def tiny_config(num_layers: int = 2) -> CnCConfig:
@@ -46,7 +47,8 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
 def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -> Model:
     """Returns a model of random weights, in which no layer is zero.
 
-    Zero convolutions would hide the local fuser, so these are random too.
+    Zero convolutions would hide the local fuser, so these are random too; and kernels are larger
+    than new ones, so that what goes in still shows after many layers.
 
     Args:
       config: sizes.
@@ -58,6 +60,10 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
         size = getattr(config, component.name)
         if size is not None and (not only or component.name in only):
             flat = fresh_params(dataclasses.replace(component, zero=""), size, seed)
+            flat = {
+                path: array * _KERNEL_GAIN if path.endswith("kernel") else array
+                for path, array in flat.items()
+            }
             params[component.name] = flax.traverse_util.unflatten_dict(flat, sep="/")
     absent = {component.name: None for component in COMPONENTS if component.name not in params}
     return Model(params, dataclasses.replace(config, **absent))

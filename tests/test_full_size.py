@@ -1,4 +1,4 @@
-"""A full-size Compose and Conquer converts and predicts noise within the memory of a small machine."""
+"""A full-size model converts and predicts noise within the memory of a small machine."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from skimage import data
 
-from input_pipeline import images
+from input_pipeline import image_files
 from input_pipeline.images import (
     ImageFileError,
     check_image_files,
@@ -500,21 +500,21 @@ def test_pixel_limit_is_ours_and_gives_no_warning(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((40, 50), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     assert read_photo(path).shape == (40, 50, 3)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1999)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 1999)
     with pytest.raises(ImageFileError, match="40 x 50 pixels"):
         read_photo(path)
 
 
 def test_warnings_of_the_decoder_name_the_file(tmp_path, monkeypatch):
     path = save(tmp_path / "odd.png", ASTRONAUT[:8, :8])
-    decode = images._decode
+    decode = image_files._decode
 
     def warn_and_decode(path):
         for _ in range(2):
             warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
         return decode(path)
 
-    monkeypatch.setattr(images, "_decode", warn_and_decode)
+    monkeypatch.setattr(image_files, "_decode", warn_and_decode)
     with pytest.warns(UserWarning, match=r"odd\.png: Corrupt EXIF data") as caught:
         read_photo(path)
     assert len(caught) == 1

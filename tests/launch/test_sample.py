@@ -122,11 +122,19 @@ def test_modes_follow_from_what_is_given(changes, settings):
     assert pixels(folder).shape == (config.height, config.width, 3)
 
 
-def test_the_conditions_matter(settings, first_run):
-    settings["depth_maps"] = ",".join(reversed(settings["depth_maps"].split(",")))
-    settings["exemplars"] = ",".join(reversed(settings["exemplars"].split(",")))
-    folder = sample_from_config(config_of(settings))
-    assert np.abs(pixels(folder).astype(int) - pixels(first_run).astype(int)).max() > 1
+@pytest.mark.parametrize("name", ["depth_maps", "exemplars", "prompt", "masks"])
+def test_every_condition_reaches_the_pixels(name, settings):
+    # Random weights change little; large scales make it show.
+    settings |= {"residual_scales": "30", "exemplar_strengths": "30", "guidance_scale": 20.0}
+    before = pixels(sample_from_config(config_of(settings)))
+    if name == "prompt":
+        settings["prompt"] = "something else"
+    elif name == "masks":
+        settings["masks"] = settings["depth_maps"].split(",")[1]
+    else:
+        settings[name] = ",".join(reversed(settings[name].split(",")))
+    after = pixels(sample_from_config(config_of(settings)))
+    assert np.abs(after.astype(int) - before.astype(int)).max() > 1
 
 
 def test_three_layers(settings, tmp_path):
