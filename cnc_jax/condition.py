@@ -36,9 +36,11 @@ class Condition:
       mask_rule: static; see `soft_guidance`.
     """
 
-    depth_maps: Float[Array, "b layers h w c"] | None = None
-    exemplar_embeddings: Float[Array, "b layers d"] | None = None
-    masks: Float[Array, "b masks h w"] | None = None
+    # Not typed by shape: the sizes of one field do not bind those of another, and transformations
+    # put other things than arrays in a pytree. `check_condition` looks at the shapes.
+    depth_maps: Any = None
+    exemplar_embeddings: Any = None
+    masks: Any = None
     exemplar_strengths: Any = None
     residual_scales: Any = None
     depth_gains: Any = None
@@ -63,9 +65,10 @@ def progress_gate(interval: Any, timesteps: Array, num_train_timesteps: int) -> 
       timesteps: [batch].
       num_train_timesteps: of the schedule.
     """
-    start, end = jnp.asarray(interval, jnp.float32)
-    progress = 1.0 - timesteps.astype(jnp.float32) / num_train_timesteps
-    return ((progress >= start) & (progress <= end)).astype(jnp.float32)
+    # Counted in timesteps, and with half a timestep to spare, so that rounding decides nothing.
+    start, end = jnp.asarray(interval, jnp.float32) * num_train_timesteps
+    done = num_train_timesteps - timesteps.astype(jnp.float32)
+    return ((done >= start - 0.5) & (done <= end + 0.5)).astype(jnp.float32)
 
 
 def null_condition(condition: Condition) -> Condition:

@@ -41,7 +41,7 @@ def predict_noise(
     model: Model,
     latents: Float[Array, "b h w c"],
     timesteps: Num[Array, "*b1"],
-    text_embeddings: Float[Array, "b k cc"],
+    text_embeddings: Float[Array, "tb k cc"],
     condition: Condition | None = None,
     *,
     dtype: Dtype = jnp.float32,

@@ -181,9 +181,7 @@ def _with_local_fuser(
     )
 
 
-def _stems_from_uni(
-    donor: Mapping[str, Any], config: LocalFuserConfig
-) -> dict[str, Any]:
+def _stems_from_uni(donor: Mapping[str, Any], config: LocalFuserConfig) -> dict[str, Any]:
     stems = {}
     for layer in range(config.num_layers):
         for conv in _UNI_STEM_LAYERS:

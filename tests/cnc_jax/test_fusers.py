@@ -74,7 +74,7 @@ def test_fdn_is_a_group_norm_with_an_affine_map_from_the_features():
     normalised = ((groups - mean) / deviation).reshape(states.shape)
     # Without features, the convolutions' biases are left.
     plain = module.apply({"params": params}, states, jnp.zeros_like(features))
-    gamma, beta = params["gamma"]["bias"], params["beta"]["bias"]
+    gamma, beta = (np.asarray(params[name]["bias"]) for name in ("gamma", "beta"))
     np.testing.assert_allclose(plain, normalised * (1 + gamma) + beta, atol=1e-4)
     changed = module.apply({"params": params}, states, features)
     assert relative_rms(changed, plain) > 0.1

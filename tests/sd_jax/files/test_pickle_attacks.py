@@ -215,11 +215,11 @@ def test_other_opcodes_are_refused(target, opcodes, expected):
     ("opcodes", "expected"),
     [
         (text("os.system") + text("id") + b"\x85R", "a str is called"),
-        (tensor() + b")R", "a _Tensor is called"),
+        (tensor() + b")R", "a TensorView is called"),
         (b"ctorch\nfloat32\n)R", "is called"),
         (STORAGE + b")R", "a _Storage is called"),
         (REBUILD + b"}b", "state is set on a _Function"),
-        (tensor() + b"}b", "state is set on a _Tensor"),
+        (tensor() + b"}b", "state is set on a TensorView"),
         (b"]}b", "state is set on a list"),
         (REBUILD + b")}" + text("a") + b"K\x01s\x92", "called with keywords"),
         (b"K\x01Q", "persistent id"),
@@ -450,7 +450,7 @@ def test_endless_dicts_are_refused(target, data):
 
 
 def test_too_many_opcodes(target, monkeypatch):
-    monkeypatch.setattr("sd_jax.files.pickle_file.MAX_OPCODES", 1000)
+    monkeypatch.setattr("sd_jax.files.pickle_machine.MAX_OPCODES", 1000)
     refused(torch_zip(target, state(b"N0" * 1000 + b"N")), "more than 1000 opcodes")
 
 
