@@ -26,6 +26,11 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _check_activation(name: str) -> None:
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"hidden_act {name!r}; supported are {', '.join(_ACTIVATIONS)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
     """Sizes of a text tower; the defaults are ViT-L/14's.
@@ -47,6 +52,10 @@ class CLIPTextConfig:
     num_layers: int = 12
     num_heads: int = 12
     hidden_act: str = "quick_gelu"
+
+    def __post_init__(self) -> None:
+        """Checks the activation."""
+        _check_activation(self.hidden_act)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +81,10 @@ class CLIPVisionConfig:
     num_heads: int = 16
     projection_dim: int = 768
     hidden_act: str = "quick_gelu"
+
+    def __post_init__(self) -> None:
+        """Checks the activation."""
+        _check_activation(self.hidden_act)
 
 
 class _SelfAttention(nn.Module):

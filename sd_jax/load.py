@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from sd_jax.convert.component import COMPONENTS, Component
 from sd_jax.convert.load import disagreements, plan_loading, read_component
+from sd_jax.convert.params_store import load_params
 from sd_jax.convert.source import CheckpointError, Source, open_source
-from sd_jax.convert.store import Converted, is_converted, load_params, open_converted
+from sd_jax.convert.store import Converted, is_converted, open_converted
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.typing import Params
@@ -161,6 +162,12 @@ def schedule_of(source: Source) -> ScheduleConfig:
             f"prediction_type {prediction!r}; supported are 'scaled_linear' with 'epsilon' or "
             "'v_prediction'"
         )
+    for name in ("rescale_betas_zero_snr", "trained_betas"):
+        if content.get(name):
+            raise CheckpointError(
+                f"{source.path}: scheduler_config.json sets {name}, which changes the noise "
+                "schedule and is not supported; remove it only if the weights were not trained so"
+            )
     return ScheduleConfig(
         num_train_timesteps=content.get("num_train_timesteps", default.num_train_timesteps),
         beta_start=content.get("beta_start", default.beta_start),

@@ -24,9 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
         _set_default("JAX_PLATFORMS", "cpu")
     if hasattr(config, "cache"):
         _set_default("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
-        _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1)
         # With a limit jax locks the folder, without one parallel workers read half-written entries.
-        _set_default("JAX_COMPILATION_CACHE_MAX_SIZE", 2**30)
+        # Each write then visits all entries: few and large ones keep that far below the compiling.
+        _set_default("JAX_COMPILATION_CACHE_MAX_SIZE", 2**27)
+        _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
 
 
 def _set_default(variable: str, value: str | float) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from sd_jax.convert.component import Component, LayoutName
 from sd_jax.convert.diffusers_json import (
@@ -26,7 +25,8 @@ from sd_jax.convert.diffusers_json import (
     model_index_json,
     scheduler_json,
 )
-from sd_jax.convert.store import Converted, Origin, load_params
+from sd_jax.convert.params_store import load_params, params_shapes
+from sd_jax.convert.store import Converted, Origin
 from sd_jax.convert.table import Kind, make_table, their_shape, to_theirs
 from sd_jax.files import LazyTensor, open_tensors, write_safetensors, write_torch
 from sd_jax.files.directory import complete_directory
@@ -92,16 +92,9 @@ def weights_of_model(
 
 def weights_of_converted(converted: Converted) -> Weights:
     """Returns the weights of a converted directory; one component is in memory at a time."""
-    shapes: dict[str, FlatShapes] = {}
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name in converted.configs:
-            tree = checkpointer.metadata((converted.path / "params" / name).absolute())
-            shapes[name] = {
-                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-                for path, leaf in flax.traverse_util.flatten_dict(
-                    tree.item_metadata.tree, sep="/"
-                ).items()
-            }
+    shapes: dict[str, FlatShapes] = {
+        name: params_shapes(converted.path / "params" / name) for name in converted.configs
+    }
     held: dict[str, Mapping[str, Any]] = {}
 
     def read(name: str) -> Mapping[str, Any]:

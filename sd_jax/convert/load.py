@@ -18,6 +18,19 @@ from sd_jax.typing import Params
 
 _SHOWN = 40
 
+# What a folder's config.json may say of the architecture that no shape tells.
+_ARCHITECTURE = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "layer_norm_eps": 1e-5,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "use_linear_projection": False,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -101,6 +114,11 @@ def plan_loading(
         elif "unet" in configs:
             # A copy of the encoder has its heads, unless a config.json of its own says otherwise.
             hints.setdefault("num_heads_of_unet", configs["unet"].num_heads)
+        problems += [
+            f"{component.name}/config.json: {name} is {hints[name]!r}, supported is {value!r}"
+            for name, value in _ARCHITECTURE.items()
+            if name in hints and hints[name] != value
+        ]
         try:
             config = layout.infer(shapes, hints)
             table = component.table(source.layout, config)

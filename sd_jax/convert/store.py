@@ -1,7 +1,7 @@
 """The converted directory: parameters in Orbax, sizes in JSON, and what is needed to go back.
 
     DIR/config.json           format, sizes of every component, noise schedule
-    DIR/params/<component>/   Orbax, in the types that the source had
+    DIR/params/<component>/   Orbax, in the types that the source had; checksums beside it
     DIR/source.json           where every tensor of the sources went
     DIR/extras_0.safetensors  tensors of the first source that no network uses (buffers, averages)
     DIR/tokenizer/            tokenizer files, if a source had any
@@ -18,13 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
 from sd_jax.convert.component import Component
 from sd_jax.convert.config_json import from_json, to_json
 from sd_jax.convert.load import Plan, Record, read_component
+from sd_jax.convert.params_store import save_params
 from sd_jax.convert.source import CheckpointError
 from sd_jax.files import write_safetensors
 from sd_jax.files.directory import complete_directory
@@ -214,63 +211,6 @@ def _read_origins(path: Path) -> tuple[Origin, ...]:
         raise CheckpointError(
             f"{path}: not as this version writes it ({error!r}); convert the source again"
         ) from error
-
-
-def save_params(folder: Path, params: Params) -> None:
-    """Writes a tree of arrays with Orbax."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), params)
-
-
-def load_params(folder: Path, abstract: Params) -> Params:
-    """Returns what `save_params` wrote, as NumPy arrays in the types they were written with.
-
-    Args:
-      folder: that it was written to.
-      abstract: tree of the expected shapes.
-
-    Raises:
-      CheckpointError: names every path that is missing, too much, or of another shape.
-    """
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(folder.absolute()).item_metadata
-            if metadata is None:
-                raise ValueError("its metadata is missing or not readable")
-            stored = metadata.tree
-            _check_stored(folder, stored, abstract)
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            return checkpointer.restore(
-                folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
-            )
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: damaged, or copied in part ({error}); copy it or convert the source again"
-        ) from error
-
-
-def _check_stored(folder: Path, stored: Any, abstract: Params) -> None:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {
-            "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
-            for path, leaf in leaves
-        }
-
-    found, expected = shapes(stored), shapes(abstract)
-    problems = [f"missing: {path}" for path in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected: {path}" for path in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"wrong shape: {path} is {found[path]}, expected {expected[path]}"
-        for path in sorted(found.keys() & expected.keys())
-        if found[path] != expected[path]
-    ]
-    if len(problems) > _SHOWN:
-        problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"]
-    if problems:
-        raise CheckpointError("\n- ".join([f"{folder}: does not fit config.json", *problems]))
 
 
 def _write_json(

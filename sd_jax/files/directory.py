@@ -32,7 +32,11 @@ def complete_directory(output: str | Path, *, overwrite: bool = False) -> Iterat
         if output.exists():
             old = folder.with_name(folder.name + ".old")
             os.replace(output, old)
-            os.replace(folder, output)
+            try:
+                os.replace(folder, output)
+            except BaseException:
+                os.replace(old, output)
+                raise
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         else:
             os.replace(folder, output)

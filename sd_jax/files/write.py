@@ -132,7 +132,7 @@ def _header(ordered: Sequence[LazyTensor], metadata: dict[str, str] | None) -> b
 
 
 def _checked_values(path: Path, entry: LazyTensor) -> np.ndarray:
-    """Return an entry's values in C order, provided that they are what the entry states."""
+    """Return an entry's values, provided that they are what the entry states."""
     values = np.asarray(entry.read())
     if values.shape != tuple(entry.shape) or values.dtype != entry.dtype:
         problem = (
@@ -140,7 +140,7 @@ def _checked_values(path: Path, entry: LazyTensor) -> np.ndarray:
             f"{entry.dtype} {entry.shape}"
         )
         raise ValueError(problem_report(path, [problem], _FIX_ENTRIES))
-    return np.ascontiguousarray(values).reshape(values.shape)
+    return values
 
 
 def _torch_tensor(values: np.ndarray) -> Any:

@@ -12,7 +12,9 @@ from cnc_jax import predict_noise
 from cnc_jax.convert import GLOBAL_FUSER, LOCAL_FUSER
 from cnc_jax.global_fuser import GlobalFuser, GlobalFuserConfig
 from cnc_jax.local_fuser import FDN, LocalFuserConfig
-from sd_jax.testing import formula_normal, formula_params, relative_rms
+from sd_jax.controlnet import ZeroConv1x1, ZeroConv3x3
+from sd_jax.convert.fresh import fresh_params
+from sd_jax.testing import formula_normal, formula_params, quick_jit, relative_rms
 
 
 def num_params(component, config):
@@ -32,17 +34,16 @@ def test_full_size(component, config, expected):
 
 @pytest.fixture(scope="module")
 def fresh_local_fuser(small_model):
-    """Returns newly initialised parameters of the small local fuser."""
-    config = small_model(2).config.local_fuser
-    inputs = [jnp.ones(item.shape, item.dtype) for item in LOCAL_FUSER.inputs(config)]
-    return jax.jit(LOCAL_FUSER.module(config).init)(jax.random.key(0), *inputs)["params"]
+    """Returns newly initialised parameters of the small local fuser, by path."""
+    return fresh_params(LOCAL_FUSER, small_model(2).config.local_fuser)
 
 
 def test_a_fresh_local_fuser_changes_nothing(small_model, small_inputs, fresh_local_fuser):
     model, inputs = small_model(2), small_inputs(2)
-    fresh = model.replace(params={**model.params, "local_fuser": fresh_local_fuser})
+    params = flax.traverse_util.unflatten_dict(fresh_local_fuser, sep="/")
+    fresh = model.replace(params={**model.params, "local_fuser": params})
     arguments = (inputs.latents, inputs.timesteps, inputs.text)
-    predict = jax.jit(predict_noise)
+    predict = quick_jit(predict_noise)
     with_depth = inputs.condition.replace(exemplar_embeddings=None, masks=None)
     plain = predict(model, *arguments)
     assert relative_rms(predict(fresh, *arguments, with_depth), plain) <= 1e-6
@@ -51,16 +52,17 @@ def test_a_fresh_local_fuser_changes_nothing(small_model, small_inputs, fresh_lo
 
 
 def test_only_zero_convolutions_start_at_zero(fresh_local_fuser):
-    flat = flax.traverse_util.flatten_dict(fresh_local_fuser, sep="/")
-    zero = {path.rsplit("/", 1)[0] for path, leaf in flat.items() if not np.any(leaf)}
-    kernels = {path.rsplit("/", 1)[0] for path in flat if path.endswith("kernel")}
-    zero_kernels = {path for path in kernels if not np.any(flat[f"{path}/kernel"])}
-    assert zero_kernels == {
-        *(f"zero_convs_{index}" for index in range(5)),
-        *(f"feature_extractor/zero_convs_{level}" for level in range(2)),
+    kernels = {path for path in fresh_local_fuser if path.endswith("kernel")}
+    assert {path for path in kernels if not np.any(fresh_local_fuser[path])} == {
+        *(f"zero_convs_{index}/kernel" for index in range(5)),
+        *(f"feature_extractor/zero_convs_{level}/kernel" for level in range(2)),
     }
-    # FDN's convolutions are not among them: only their biases are zero.
-    assert any("norm1/gamma" in path for path in zero - zero_kernels)
+
+
+@pytest.mark.parametrize("convolution", [ZeroConv1x1, ZeroConv3x3])
+def test_linen_initialises_zero_convolutions_alike(convolution):
+    params = convolution(4).init(jax.random.key(0), jnp.ones((1, 3, 3, 2)))["params"]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(params))
 
 
 def test_fdn_is_a_group_norm_with_an_affine_map_from_the_features():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from cnc_jax import Condition, predict_noise
 from cnc_jax.global_fuser import GlobalFuser
 from cnc_jax.local_fuser import FeatureExtractor, LocalFuser
 from sd_jax.layers import ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample
-from sd_jax.testing import relative_rms
+from sd_jax.testing import quick_jit, relative_rms
 from sd_jax.unet import UNet, UNetEncoder
 
 pytestmark = pytest.mark.parity
@@ -27,7 +26,7 @@ WATCHED = (
 )
 
 
-@jax.jit
+@quick_jit
 def watched_forward(model, latents, timesteps, text, condition):
     """Returns the predicted noise, and what the modules inside it returned."""
     outputs, network = {}, [""]

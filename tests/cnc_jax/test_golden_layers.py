@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -19,7 +18,7 @@ from sd_jax.layers import (
     Upsample,
     timestep_embedding,
 )
-from sd_jax.testing import formula_normal, relative_rms, to_nhwc
+from sd_jax.testing import formula_normal, quick_jit, relative_rms, to_nhwc
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
@@ -50,7 +49,7 @@ def check(golden_model, golden):
             params = params[key]
         theirs = golden("layers")[name]
         theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
-        ours = jax.jit(module.apply)({"params": params}, *args)
+        ours = quick_jit(module.apply)({"params": params}, *args)
         assert relative_rms(ours, theirs) <= TOLERANCE
 
     return run

@@ -25,7 +25,7 @@ def ellipse(size, scale=1.0):
 
 
 def grey_rim():
-    """Returns an ellipse of 320 pixels, enlarged to 512 by linear interpolation as torch does it."""
+    """Returns an ellipse of 320 pixels, enlarged to 512 by torch's linear interpolation."""
     y, x = np.mgrid[:320, :320].astype(np.float64)
     small = ((x - 123.3) / 83.6) ** 2 + ((y - 188.7) / 56.9) ** 2 <= 1
     centres = np.clip((np.arange(512) + 0.5) * 320 / 512 - 0.5, 0, None)

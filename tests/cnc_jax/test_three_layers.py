@@ -9,7 +9,7 @@ import pytest
 
 from cnc_jax import predict_noise
 from cnc_jax.soft_guidance import layer_shares
-from sd_jax.testing import relative_rms
+from sd_jax.testing import quick_jit, relative_rms
 
 LAYERS = 3
 SIZE = (16, 24)
@@ -34,7 +34,7 @@ def forward(case):
         noise = predict(changed)
         return jnp.mean(noise**2), noise
 
-    compiled = jax.jit(jax.grad(power, argnums=(0, 1), has_aux=True))
+    compiled = quick_jit(jax.grad(power, argnums=(0, 1), has_aux=True))
     return lambda condition: compiled(
         condition.depth_maps, condition.exemplar_embeddings, condition
     )
@@ -88,7 +88,7 @@ def test_masks_share_the_image_among_all_layers(case):
 def test_a_layer_that_is_not_seen_has_no_say(case, forward, hidden):
     condition = case[1].condition
     masks = condition.masks.at[:, hidden].set(0.0)
-    gradients, noise = forward(condition.replace(masks=masks))
+    gradients, _ = forward(condition.replace(masks=masks))
     others = [layer for layer in range(LAYERS) if layer != hidden]
     assert not np.any(gradients[1][:, hidden])
     assert all(np.abs(gradients[1][:, layer]).max() > 1e-6 for layer in others)
@@ -127,7 +127,7 @@ def test_one_layer(small_model, small_inputs):
     """Uni-ControlNet's adapters are ours with one layer; its mask says nothing."""
     model, inputs = small_model(1), small_inputs(1)
     arguments = (model, inputs.latents, inputs.timesteps, inputs.text)
-    predict = jax.jit(predict_noise)
+    predict = quick_jit(predict_noise)
     noise = predict(*arguments, inputs.condition)
     free = predict(*arguments, inputs.condition.replace(masks=None))
     assert relative_rms(noise, free) <= 1e-5

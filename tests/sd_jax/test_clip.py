@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from sd_jax.clip import CLIPTextConfig, CLIPTextModel, encode_text
 from sd_jax.convert.component import TEXT_ENCODER
 from sd_jax.convert.load import plan_loading, read_component
 from sd_jax.convert.source import Source
-from sd_jax.testing import formula_normal, formula_params, formula_tensors, relative_rms
+from sd_jax.testing import formula_normal, formula_params, formula_tensors, quick_jit, relative_rms
 
 TINY = CLIPTextConfig(
     vocab_size=30,
@@ -38,7 +37,7 @@ def test_full_size_equals_the_original(golden, tmp_path):
     assert plan.configs["text_encoder"] == CLIPTextConfig()
     params = read_component(plan, TEXT_ENCODER)
     theirs = golden("clip_text")
-    encode = jax.jit(lambda params, ids: encode_text(CLIPTextConfig(), params, ids))
+    encode = quick_jit(lambda params, ids: encode_text(CLIPTextConfig(), params, ids))
     outputs = encode(params, theirs["input_ids"].astype(np.int32))
     assert relative_rms(outputs[:, :16], theirs["last_hidden_state_16tokens"]) <= 1e-5
     assert relative_rms(outputs[:, -1], theirs["last_token"]) <= 1e-5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sd_jax.precompute import precompute, remember
-from sd_jax.testing import TINY_UNET, relative_rms
+from sd_jax.testing import TINY_UNET, quick_jit, relative_rms
 from sd_jax.unet import UNet
 
 
@@ -56,8 +56,8 @@ def unet(unet_params):
     module = UNet(TINY_UNET)
     variables = {"params": unet_params}
     return (
-        jax.jit(lambda *args: precompute(module, variables, *args)),
-        jax.jit(lambda collection, *args: module.apply({**variables, **collection}, *args)),
+        quick_jit(lambda *args: precompute(module, variables, *args)),
+        quick_jit(lambda collection, *args: module.apply({**variables, **collection}, *args)),
     )
 
 

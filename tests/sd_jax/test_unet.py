@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sd_jax.convert.table import abstract_params
-from sd_jax.testing import TINY_UNET, formula_normal, formula_params, relative_rms
+from sd_jax.testing import TINY_UNET, formula_normal, formula_params, quick_jit, relative_rms
 from sd_jax.unet import UNet, UNetConfig, UNetEncoder
 
 SIZES = ((6, 8), (3, 4))
@@ -44,7 +44,7 @@ def run(unet_params, unet_inputs):
     """Returns seams -> (noise, skips of the encoder), from one compiled function for each kind."""
     unet = UNet(TINY_UNET)
 
-    @jax.jit
+    @quick_jit
     def forward(seams):
         noise, collections = unet.apply(
             {"params": unet_params},
@@ -130,7 +130,7 @@ def test_a_bias_hides_tokens(run, plain, unet_inputs, unet_params):
     zeros = jax.tree.map(jnp.zeros_like, some_seams())
     biases = tuple(jnp.broadcast_to(hidden, (2, 1, h * w, TOKENS)) for h, w in SIZES)
     noise, _ = run(**{**zeros, "cross_attention_bias": biases})
-    without = jax.jit(UNet(TINY_UNET).apply)(
+    without = quick_jit(UNet(TINY_UNET).apply)(
         {"params": unet_params},
         unet_inputs.latents,
         unet_inputs.timesteps,
@@ -141,7 +141,7 @@ def test_a_bias_hides_tokens(run, plain, unet_inputs, unet_params):
 
 
 def test_half_precision_is_finite_and_close(plain, unet_params, unet_inputs):
-    noise = jax.jit(UNet(TINY_UNET, jnp.bfloat16).apply)(
+    noise = quick_jit(UNet(TINY_UNET, jnp.bfloat16).apply)(
         {"params": unet_params}, *vars(unet_inputs).values()
     )
     assert noise.dtype == jnp.float32
