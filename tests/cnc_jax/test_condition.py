@@ -87,7 +87,7 @@ def test_everything_that_does_not_fit_is_told_at_once(check):
         )
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == 8
-    for word in ("latents are", "3 layers" if False else "2 layers", "40 x 40", "7 wide", "masks"):
+    for word in ("latents are", "2 layers", "40 x 40", "7 wide", "masks"):
         assert sum(word in line for line in lines) == 1, word
     for word in ("exemplar_strengths", "residual_scales", "depth_interval"):
         assert sum(line.startswith(f"- {word}") for line in lines) == 1, word

@@ -101,7 +101,10 @@ def test_strength_and_gain_of_each_image_and_layer(run):
 
 def test_depth_gains_multiply_and_clip(run, inputs):
     maps = jnp.clip(3.0 * inputs.condition.depth_maps, 0.0, 1.0)
-    assert relative_rms(run(depth_gains=jnp.full((2, 2), 3.0)), run(depth_maps=maps)) <= 1e-6
+    assert (
+        relative_rms(run(depth_gains=jnp.full((2, 2), 3.0, jnp.float32)), run(depth_maps=maps))
+        <= 1e-6
+    )
 
 
 # The inputs' timesteps are 100 and 900: the progress of the denoising is 0.9 and 0.1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from cnc_jax.testing import random_model, tiny_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.export import export_diffusers, weights_of_model
+from sd_jax.safety_checker import SafetyCheckerConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,3 +180,78 @@ def test_the_command_itself(demo, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "000000.png").is_file()
     assert "2/2" in done.stderr  # the progress bar
+
+
+def with_edges_instead_of_depth(settings: dict[str, Any]) -> dict[str, Any]:
+    photos = settings["exemplars"]
+    return {**settings, "depth_maps": "", "photos": photos}
+
+
+def test_photos_stand_in_for_maps_as_edges(settings):
+    folder = sample_from_config(
+        config_of(with_edges_instead_of_depth(settings), local_condition="canny")
+    )
+    assert pixels(folder).shape == (64, 64, 3)
+
+
+def test_photos_stand_in_for_maps_as_depth(settings, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = transformers.DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        is_hybrid=False,
+    )
+    transformers.DPTForDepthEstimation(config).save_pretrained(tmp_path / "dpt")
+    processor = {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": 32, "width": 32},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (tmp_path / "dpt" / "preprocessor_config.json").write_text(json.dumps(processor))
+    folder = sample_from_config(
+        config_of(with_edges_instead_of_depth(settings), depth_estimator=str(tmp_path / "dpt"))
+    )
+    assert pixels(folder).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_the_safety_checker_blackens_what_it_flags(flagged, settings, tmp_path):
+    config = dataclasses.replace(
+        tiny_config(), safety_checker=SafetyCheckerConfig(tiny_config().image_encoder)
+    )
+    model = random_model(config)
+    # A cosine is never above 1, nor below -1.
+    checker = dict(model.params["safety_checker"])
+    for name in ("concept", "special_care"):
+        weights = checker[f"{name}_embeds_weights"]
+        checker[f"{name}_embeds_weights"] = np.full_like(weights, -2.0 if flagged else 2.0)
+    params = {**model.params, "safety_checker": checker}
+    configs = {name: getattr(model.config, name) for name in params}
+    export_diffusers(
+        weights_of_model(params, configs, model.config.schedule), COMPONENTS, tmp_path / "folder"
+    )
+    folder = sample_from_config(config_of(settings, checkpoint=str(tmp_path / "folder")))
+    assert pixels(folder).any() != flagged
+    record = json.loads((folder / "record.json").read_text())
+    assert record["images"][0]["flagged_by_safety_checker"] is flagged
+    off = sample_from_config(
+        config_of(
+            settings,
+            checkpoint=str(tmp_path / "folder"),
+            safety_checker=False,
+            output=str(tmp_path / "off"),
+        )
+    )
+    assert pixels(off).any()

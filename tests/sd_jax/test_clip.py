@@ -20,6 +20,9 @@ TINY = CLIPTextConfig(
 )
 
 
+encode_tiny = quick_jit(lambda params, ids: encode_text(TINY, params, ids))
+
+
 @pytest.fixture(scope="module")
 def tiny_params():
     return formula_params(CLIPTextModel(TINY), jnp.zeros((1, 6), jnp.int32))
@@ -45,24 +48,24 @@ def test_full_size_equals_the_original(golden, tmp_path):
 
 def test_a_token_sees_none_of_the_later_ones(tiny_params):
     ids = jnp.array([[1, 2, 3, 4, 5, 6]])
-    outputs = encode_text(TINY, tiny_params, ids)
-    changed = encode_text(TINY, tiny_params, ids.at[0, 3].set(20))
+    outputs = encode_tiny(tiny_params, ids)
+    changed = encode_tiny(tiny_params, ids.at[0, 3].set(20))
     np.testing.assert_allclose(outputs[:, :3], changed[:, :3], atol=1e-6)
     assert (np.abs(outputs - changed)[:, 3:].max(axis=-1) > 1e-3).all()
 
 
 def test_long_prompts_are_encoded_in_chunks(tiny_params):
     ids = jnp.asarray(formula_normal("ids", (2, 12)) * 1000).astype(jnp.int32) % 30
-    together = encode_text(TINY, tiny_params, ids)
+    together = encode_tiny(tiny_params, ids)
     assert together.shape == (2, 12, 16)
-    apart = [encode_text(TINY, tiny_params, half) for half in jnp.split(ids, 2, axis=1)]
+    apart = [encode_tiny(tiny_params, half) for half in jnp.split(ids, 2, axis=1)]
     np.testing.assert_allclose(together, jnp.concatenate(apart, axis=1), atol=1e-6)
 
 
 def test_short_prompts_are_encoded_as_they_are(tiny_params):
     ids = jnp.array([[1, 2, 3, 4, 5, 6]])
-    short = encode_text(TINY, tiny_params, ids[:, :4])
-    np.testing.assert_allclose(short, encode_text(TINY, tiny_params, ids)[:, :4], atol=1e-6)
+    short = encode_tiny(tiny_params, ids[:, :4])
+    np.testing.assert_allclose(short, encode_tiny(tiny_params, ids)[:, :4], atol=1e-6)
 
 
 def test_a_part_of_a_chunk_is_refused(tiny_params):
