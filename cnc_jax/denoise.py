@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax.numpy as jnp
 
 from cnc_jax.condition import Condition, broadcast_layers, check_condition, progress_gate
@@ -29,12 +30,34 @@ _EXCLUDED = float(jnp.finfo(jnp.float32).min)
 
 
 class _Static(NamedTuple):
-    """What does not depend on the timestep, before the networks see it."""
+    """What does not depend on the timestep, before the networks see it.
 
-    context: Float[Array, "b k c"]
-    num_text_tokens: int
-    bias: tuple[Array, ...] | None
-    depth_maps: Float[Array, "b layers h w c"] | None
+    Attributes:
+      context: [batch tokens width], text first.
+      num_text_tokens: how many of them are text; traced when handed between programs.
+      bias: of the cross-attention by level, or None.
+      depth_maps: as the local fuser takes them, or None.
+    """
+
+    context: Any
+    num_text_tokens: Any
+    bias: Any
+    depth_maps: Any
+
+
+@flax.struct.dataclass
+class Prepared:
+    """What `prepare` computed: a pytree, to be handed from one compiled program to another.
+
+    Attributes:
+      static: context, bias and depth maps.
+      condition: as given.
+      precomputed: by network: keys and values of the context, FDN modulation.
+    """
+
+    static: _Static
+    condition: Condition
+    precomputed: Any
 
 
 def predict_noise(
@@ -69,6 +92,54 @@ def predict_noise(
     return networks(static, condition, latents, timesteps, {})
 
 
+def prepare(
+    model: Model,
+    latents_shape: tuple[int, ...],
+    text_embeddings: Float[Array, "b k c"],
+    condition: Condition | None = None,
+    *,
+    dtype: Dtype = jnp.float32,
+    attention_implementation: Implementation = "auto",
+) -> Prepared:
+    """Returns everything that noise predictions of one image share, whatever the timestep.
+
+    Call it inside `jit`.
+
+    Args:
+      model: from `cnc_jax.load`.
+      latents_shape: [batch, height, width, channels] of the latents.
+      text_embeddings: as in `predict_noise`.
+      condition: as in `predict_noise`.
+      dtype: as in `predict_noise`.
+      attention_implementation: as in `predict_noise`.
+    """
+    condition = condition or Condition()
+    static = _static(model, latents_shape, text_embeddings, condition, dtype)
+    networks = _Networks(model, dtype, attention_implementation)
+    return Prepared(static, condition, networks.precompute(static, latents_shape))
+
+
+def prepared_denoise_fn(
+    model: Model,
+    prepared: Prepared,
+    *,
+    dtype: Dtype = jnp.float32,
+    attention_implementation: Implementation = "auto",
+) -> DenoiseFn:
+    """Returns (latents, timesteps) -> noise, equal to `predict_noise`.
+
+    Call it inside the jitted function that samples, with the settings that `prepare` got.
+    """
+    networks = _Networks(model, dtype, attention_implementation)
+
+    def denoise(latents: Array, timesteps: Array) -> Array:
+        return networks(
+            prepared.static, prepared.condition, latents, timesteps, prepared.precomputed
+        )
+
+    return denoise
+
+
 def denoise_fn(
     model: Model,
     latents_shape: tuple[int, ...],
@@ -78,27 +149,13 @@ def denoise_fn(
     dtype: Dtype = jnp.float32,
     attention_implementation: Implementation = "auto",
 ) -> DenoiseFn:
-    """Returns (latents, timesteps) -> noise with everything precomputed that can be.
+    """Returns (latents, timesteps) -> noise with everything computed once that can be.
 
-    Equal to `predict_noise`. Call it inside the jitted function that samples.
-
-    Args:
-      model: from `cnc_jax.load`.
-      latents_shape: [batch, height, width, channels] that the function will be called with.
-      text_embeddings: as in `predict_noise`.
-      condition: as in `predict_noise`.
-      dtype: as in `predict_noise`.
-      attention_implementation: as in `predict_noise`.
+    `prepare` and `prepared_denoise_fn` in one, for samplers of your own. Arguments as in `prepare`.
     """
-    condition = condition or Condition()
-    static = _static(model, latents_shape, text_embeddings, condition, dtype)
-    networks = _Networks(model, dtype, attention_implementation)
-    precomputed = networks.precompute(static, latents_shape)
-
-    def denoise(latents: Array, timesteps: Array) -> Array:
-        return networks(static, condition, latents, timesteps, precomputed)
-
-    return denoise
+    settings = {"dtype": dtype, "attention_implementation": attention_implementation}
+    prepared = prepare(model, latents_shape, text_embeddings, condition, **settings)
+    return prepared_denoise_fn(model, prepared, **settings)
 
 
 def _static(

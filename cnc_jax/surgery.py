@@ -54,8 +54,13 @@ def init_local(
       seed: of what is new: the feature extractor, FDN and the zero convolutions.
     """
     model.require("unet")
+    if model.config.unet.in_channels != 4:
+        raise ValueError(
+            f"the UNet takes {model.config.unet.in_channels} channels (inpainting takes 9); a "
+            "local fuser starts from one of 4"
+        )
     config = LocalFuserConfig(
-        unet=dataclasses.replace(model.config.unet, in_channels=4, out_channels=4),
+        unet=model.config.unet,
         num_layers=num_layers,
         condition_channels=condition_channels,
     )

@@ -27,6 +27,13 @@ PRESETS = {
 }
 
 
+def _read_record(path: str) -> dict:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no record of launch.sample ({error})") from error
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the config; `arg` is `preset=` or `record=`."""
     args = parse_arg(arg, preset="default", record="")
@@ -34,8 +41,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # Files. Several checkpoints complete one another: of what two hold, the first is taken.
     config.checkpoint = ""
+    config.use_ema = False  # averaged weights, from an original file that has both
     config.num_heads = 0  # attention heads where no config.json tells them; 0 is 8
     config.output = "outputs"
+    config.overwrite = False  # replace the run that the output folder holds
+    config.record = ""  # set by :record=
     config.safety_checker = True  # used where the checkpoint carries one
 
     # What to compose.
@@ -75,7 +85,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(unknown_name("preset", args["preset"], PRESETS))
     config.update(PRESETS[args["preset"]])
     if args["record"]:
-        recorded = json.loads(Path(args["record"]).read_text(encoding="utf-8"))["config"]
+        recorded = _read_record(args["record"])
         check_known("config key of the record", recorded, config)
-        config.update(recorded)
+        # The run is repeated beside the old one, never over it.
+        config.update({**recorded, "output": "outputs", "overwrite": False})
+        config.record = args["record"]
     return config.lock()

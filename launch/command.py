@@ -5,41 +5,70 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import jax
-from absl import flags
+from absl import app, flags
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
+_USERS_ERROR = 2
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a command; a flag that cannot be used ends it with one message and status 2."""
+    app.run(main, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, AttributeError, KeyError, OSError) as error:
+        # ml_collections wraps what a config file raised; the first cause says it best.
+        cause: BaseException = error
+        while cause.__context__ is not None and isinstance(cause.__context__, ValueError):
+            cause = cause.__context__
+        _fail(f"{str(cause).strip()}; --help lists the settings")
 
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Keeps compiled programs between runs, and turns the user's errors into one message.
 
-    A ValueError and running out of memory are the user's to mend: they end the command with their
-    message and exit status 2, without a traceback.
+    A ValueError, a file that cannot be written and running out of memory are the user's to mend:
+    they end the command with their message and exit status 2. `--verbosity=1` adds the traceback.
     """
-    # jax and Orbax speak of their inner life at INFO; --verbosity=0 lets them.
-    if not flags.FLAGS["verbosity"].present:
-        absl.logging.set_verbosity(absl.logging.WARNING)
     if _CACHE not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "cnc_fgdm_jax" / "xla"))
+    # jax and Orbax speak of their inner life at INFO; --verbosity=0 lets them.
+    if not flags.FLAGS["verbosity"].present:
+        absl.logging.set_verbosity(absl.logging.WARNING)
+    warnings.showwarning = _show_warning
     try:
         yield
-    except (ValueError, FloatingPointError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    except (ValueError, FloatingPointError, ImportError, OSError) as error:
+        if absl.logging.get_verbosity() >= absl.logging.DEBUG:
+            traceback.print_exc()
+        _fail(str(error))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(
-            "error: the device is out of memory; use a smaller --config.batch_size, "
+        _fail(
+            "the device is out of memory; use a smaller --config.batch_size, "
             "--config.decode_slice=1, a smaller size, or --config.dtype=bfloat16\n"
-            f"({str(error).splitlines()[0]})",
-            file=sys.stderr,
+            f"({str(error).splitlines()[0]})"
         )
-        raise SystemExit(2) from error
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(_USERS_ERROR)

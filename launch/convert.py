@@ -10,6 +10,8 @@ import sys
 
 from absl import app, flags
 
+from launch.command import command, run
+
 _SOURCE = flags.DEFINE_list(
     "source", None, "Checkpoint files or folders; later ones add what earlier ones lack."
 )
@@ -35,8 +37,6 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is 
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.command import command
-
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
@@ -61,4 +61,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["source", "output"])
-    app.run(main)
+    run(main)

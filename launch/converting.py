@@ -52,6 +52,8 @@ def convert(
             f"{output}: is there already; choose another output or pass --overwrite"
         )
     if surgery is not None:
+        if layout is not None:
+            raise CheckpointError("--layout does nothing with --surgery; leave it out")
         return _operate(
             sources, output, surgery, depth_streams, num_layers, num_heads, use_ema, seed, overwrite
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from launch.command import command, run
+
 _OUTPUT = flags.DEFINE_string("output", "outputs/demo", "Folder to write to.")
 _SIZE = flags.DEFINE_integer("size", 256, "Height and width of the images.", lower_bound=64)
 _STEPS = flags.DEFINE_integer("num_steps", 10, "Denoising steps.", lower_bound=1)
@@ -21,8 +23,6 @@ _STEPS = flags.DEFINE_integer("num_steps", 10, "Denoising steps.", lower_bound=1
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.command import command
-
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
@@ -39,8 +39,9 @@ def main(argv: list[str]) -> None:
             "num_images": 2,
             "batch_size": 2,
             "output": str(folder),
+            "overwrite": True,
         }
-        command = ["python", "-m", "launch.sample", "--config=configs/sample.py"]
+        command = [sys.executable, "-m", "launch.sample", "--config=configs/sample.py"]
         command += [f"--config.{name}={value}" for name, value in settings.items()]
         print("running:\n  " + shlex.join(command), file=sys.stderr)
         config = get_config()
@@ -49,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -10,6 +10,8 @@ import sys
 
 from absl import app, flags
 
+from launch.command import command, run
+
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted directory.")
 _LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.")
 _OUTPUT = flags.DEFINE_string(
@@ -20,21 +22,27 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is 
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.command import command
-
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
         from cnc_jax.convert import COMPONENTS
         from sd_jax.convert.export import export_diffusers, export_ldm, weights_of_converted
-        from sd_jax.convert.store import open_converted
+        from sd_jax.convert.store import is_converted, open_converted
 
+        if not is_converted(_CHECKPOINT.value):
+            raise ValueError(
+                f"{_CHECKPOINT.value}: no converted directory; make one with "
+                f"launch.convert --source={_CHECKPOINT.value}"
+            )
         weights = weights_of_converted(open_converted(_CHECKPOINT.value, COMPONENTS))
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
         write(weights, COMPONENTS, _OUTPUT.value, overwrite=_OVERWRITE.value)
+        heads = getattr(weights.configs.get("unet"), "num_heads", 8)
+        if _LAYOUT.value == "ldm" and heads != 8:
+            print(f"note: no file tells its heads; read it with num_heads={heads}", file=sys.stderr)
         print(f"wrote {_OUTPUT.value}: {', '.join(weights.configs)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["checkpoint", "layout", "output"])
-    app.run(main)
+    run(main)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import app
 from ml_collections import config_flags
+
+from launch.command import command, run
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sample.py", "What to sample.")
 
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from launch.command import command
-
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; pass --config.<name>=<value>")
     with command():
@@ -25,5 +25,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("logtostderr", True)
-    app.run(main)
+    run(main)

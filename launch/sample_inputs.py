@@ -54,6 +54,11 @@ def read_inputs(request: SampleRequest) -> LayerInputs:
     if stacked_masks is not None:
         for text in check_masks(stacked_masks[: max(1, request.num_layers - 1)]):
             warnings.warn(text, stacklevel=2)
+        if not request.exemplars and not request.photos:
+            warnings.warn(
+                "masks do nothing here: they say where exemplars act, and what of photos is taken",
+                stacklevel=2,
+            )
     elif request.exemplars:
         warnings.warn(
             "exemplars without masks: every exemplar acts on the whole image", stacklevel=2
@@ -66,11 +71,15 @@ def read_inputs(request: SampleRequest) -> LayerInputs:
 def spatial_maps(request: SampleRequest, inputs: LayerInputs) -> np.ndarray | None:
     """Returns the maps for the local fuser: those given, or depth or edges of the photos.
 
-    Depth is taken of the photo under its layer's mask, black elsewhere, as in training.
+    Of a photo, what lies under its layer's mask is taken, black elsewhere; of the last layer's, the
+    ground, all of it. So were the maps of training made.
     """
     if not inputs.photos:
         return inputs.depth_maps
-    photos = [_masked(photo, inputs.masks, layer) for layer, photo in enumerate(inputs.photos)]
+    num_layers = len(inputs.photos)
+    photos = [
+        _masked(photo, inputs.masks, layer, num_layers) for layer, photo in enumerate(inputs.photos)
+    ]
     present = [photo for photo in photos if photo is not None]
     if request.config.local_condition == "canny":
         from input_pipeline.edges import canny_edges
@@ -92,8 +101,10 @@ def exemplar_pixels(inputs: LayerInputs, image_size: int) -> np.ndarray:
     return _stack_or_zeros(pixels, (image_size, image_size, 3))
 
 
-def _masked(photo: np.ndarray | None, masks: np.ndarray | None, layer: int) -> np.ndarray | None:
-    if photo is None or masks is None or layer >= len(masks):
+def _masked(
+    photo: np.ndarray | None, masks: np.ndarray | None, layer: int, num_layers: int
+) -> np.ndarray | None:
+    if photo is None or masks is None or layer >= min(len(masks), num_layers - 1):
         return photo
     return (photo * (masks[layer] > 0)[..., None]).astype(photo.dtype)
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,18 @@ class Outputs:
       inputs: what its files hold.
     """
 
-    def __init__(self, request: SampleRequest, inputs: LayerInputs) -> None:
-        self.request, self.inputs = request, inputs
+    def __init__(
+        self, request: SampleRequest, inputs: LayerInputs, maps: np.ndarray | None
+    ) -> None:
+        self.request, self.inputs, self._maps = request, inputs, maps
         self.folder = Path(request.config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._maps: np.ndarray | None = None
+        # A record stands for a whole run: the old one goes first, the new one comes last.
+        (self.folder / "record.json").unlink(missing_ok=True)
+        self._earlier = _earlier_record(request)
         self._pictures: list[Picture] = []
         self._images: list[dict[str, Any]] = []
         self._seconds: dict[str, list[float]] = {}
-
-    def add_maps(self, maps: np.ndarray | None) -> None:
-        """Keeps the maps that the local fuser got, for the contact sheet."""
-        self._maps = maps
 
     def add_seconds(self, part: str, seconds: float) -> None:
         """Keeps the duration of a part; the first of several includes the compilation."""
@@ -77,11 +78,25 @@ class Outputs:
         rows = [row for row in (self._condition_row(), *self._image_rows()) if row]
         sheet = contact_sheet(rows, title=self.request.config.prompt or None)
         write_png(self.folder / "contact_sheet.png", sheet)
-        record = json.dumps(self._record(), indent=2, ensure_ascii=False) + "\n"
+        content = self._record()
+        self._compare(content)
+        record = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         temporary = self.folder / ".record.json"
         temporary.write_text(record, encoding="utf-8")
         os.replace(temporary, self.folder / "record.json")
         return self.folder
+
+    def _compare(self, content: dict[str, Any]) -> None:
+        """Warns where a repetition differs from the run that it repeats."""
+        for part in ("inputs", "checkpoints") if self._earlier else ():
+            for path, identity in self._earlier[part].items():
+                if content[part].get(path) != identity:
+                    warnings.warn(f"{path} is not what the record was made with", stacklevel=2)
+        if self._earlier and content["images"] != self._earlier["images"]:
+            warnings.warn(
+                "the pixels differ from the record's: another device, version, file or setting",
+                stacklevel=2,
+            )
 
     def _condition_row(self) -> list[Picture]:
         kind = self.request.config.local_condition
@@ -108,7 +123,7 @@ class Outputs:
             if path is not None
         ]
         return {
-            "config": request.config.to_dict(),
+            "config": {**request.config.to_dict(), "record": ""},
             "images": self._images,
             "inputs": {str(path): _sha256(path) for path in files},
             "checkpoints": {str(path): _identity(path) for path in request.checkpoints},
@@ -121,6 +136,13 @@ class Outputs:
         }
 
 
+def _earlier_record(request: SampleRequest) -> dict[str, Any] | None:
+    """Returns the record that the request repeats, if it repeats one."""
+    if not request.config.record:
+        return None
+    return json.loads(Path(request.config.record).read_text(encoding="utf-8"))
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -128,15 +150,14 @@ def _sha256(path: Path) -> str:
 def _identity(path: Path) -> dict[str, Any]:
     """Returns size and, of the beginning, hash: what tells checkpoints apart in little time."""
     if path.is_dir():
-        sizes = {
-            str(file.relative_to(path)): file.stat().st_size
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        }
-        listing = json.dumps(sizes).encode()
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        beginnings = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as opened:
+                beginnings.update(opened.read(_HASHED_BYTES))
         return {
-            "bytes": sum(sizes.values()),
-            "sha256_of_sizes": hashlib.sha256(listing).hexdigest(),
+            "bytes": sum(file.stat().st_size for file in files),
+            "sha256_of_beginnings": beginnings.hexdigest(),
         }
     with path.open("rb") as file:
         beginning = file.read(_HASHED_BYTES)

@@ -105,6 +105,7 @@ def parse_request(config: ConfigDict) -> SampleRequest:
     problems += _check_names(config)
     problems += _check_layers(request)
     problems += _check_intervals(request)
+    problems += _check_output(config)
     if problems:
         raise RequestError(_listed("the request cannot be met", problems))
     return request
@@ -125,16 +126,29 @@ def _check_numbers(config: ConfigDict) -> list[str]:
             problems.append(f"{name} must be at least 1, got {config[name]}")
     if config.num_steps > 1000:
         problems.append(f"num_steps must be at most 1000, got {config.num_steps}")
-    if not 0 <= config.seed < 2**32:
-        problems.append(f"seed must be from 0 to 4294967295, got {config.seed}")
+    if not 0 <= config.seed <= 2**32 - max(config.num_images, 1):
+        problems.append(
+            f"seed must be from 0 to {2**32 - max(config.num_images, 1)} for {config.num_images} "
+            f"images, got {config.seed}"
+        )
     for name in ("guidance_scale", "image_guidance_scale"):
         if not math.isfinite(config[name]) or config[name] < 0:
             problems.append(f"{name} must be a finite number of at least 0, got {config[name]}")
-    if config.image_guidance_scale and config.guidance_scale == 1:
-        problems.append("image_guidance_scale needs a guidance_scale other than 1")
     if config.eta != -1 and not 0 <= config.eta <= 1:
         problems.append(f"eta must be from 0 to 1, or -1 for the default, got {config.eta}")
     return problems
+
+
+def _check_output(config: ConfigDict) -> list[str]:
+    folder = Path(config.output)
+    if folder.exists() and not folder.is_dir():
+        return [f"output: {folder} is a file; name a folder"]
+    if (folder / "record.json").exists() and not config.overwrite:
+        return [
+            f"output: {folder} holds the record of another run; choose another folder or pass "
+            "--config.overwrite=True"
+        ]
+    return []
 
 
 def _check_names(config: ConfigDict) -> list[str]:

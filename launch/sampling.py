@@ -40,19 +40,24 @@ def sample_from_config(config: ConfigDict) -> Path:
     """
     request = parse_request(config)
     inputs = read_inputs(request)
-    opened = open_checkpoints(request.checkpoints, COMPONENTS, num_heads=config.num_heads or None)
+    opened = open_checkpoints(
+        request.checkpoints,
+        COMPONENTS,
+        num_heads=config.num_heads or None,
+        use_ema=config.use_ema,
+    )
     _check_fit(request, opened)
     table = _make_table(request, opened.schedule)
-    outputs = Outputs(request, inputs)
+    maps = spatial_maps(request, inputs)
+    outputs = Outputs(request, inputs, maps)
     with _timed(outputs, "load"):
         needed = [name for name in opened.configs if name in _components(request, opened)]
         model = opened.load(CnCConfig, needed)
         if config.dtype != "float32":
-            model = cast_params(model, config.dtype)
+            # The safety checker decides by a rounding, which half precision would change.
+            model = cast_params(model, config.dtype, leave=("safety_checker",))
         jax.block_until_ready(model.params)
     with _timed(outputs, "conditions"):
-        maps = spatial_maps(request, inputs)
-        outputs.add_maps(maps)
         prepared = _prepare(request, inputs, maps, model, load_tokenizer(opened.tokenizer))
     for seeds in _batches(request):
         with _timed(outputs, "sample"):
@@ -107,8 +112,8 @@ def _check_fit(request: SampleRequest, opened: Opened) -> None:
         config = opened.configs.get(name)
         if given and config and config.num_layers != request.num_layers:
             problems.append(
-                f"{request.num_layers} layers are given, but the {name.replace('_', ' ')} takes "
-                f"{config.num_layers}; put '-' for a layer left out"
+                f"layers given: {request.num_layers}, but the {name.replace('_', ' ')} takes "
+                f"{config.num_layers}"
             )
     unet = opened.configs.get("unet")
     if unet is not None and unet.in_channels != 4:
@@ -119,6 +124,19 @@ def _check_fit(request: SampleRequest, opened: Opened) -> None:
         problems.append(
             f"residual_scales has {len(request.residual_scales)} numbers, expected 1 or "
             f"{unet.num_skips + 1}"
+        )
+    local, images = opened.configs.get("local_fuser"), opened.configs.get("image_encoder")
+    mapped = bool(request.depth_maps or request.photos)
+    if mapped and local is not None and local.condition_channels != 3:
+        problems.append(
+            f"the local fuser takes maps of {local.condition_channels} channels (as "
+            "Uni-ControlNet does); launch.sample gives 3"
+        )
+    tokens = opened.configs.get("global_fuser")
+    if request.exemplars and images and tokens and images.projection_dim != tokens.embedding_dim:
+        problems.append(
+            f"the image encoder's embeddings are {images.projection_dim} wide, the global fuser "
+            f"takes {tokens.embedding_dim}; it wants the CLIP it was trained with (ViT-L/14)"
         )
     if problems:
         raise RequestError("\n- ".join(["the checkpoints do not fit the request:", *problems]))
@@ -153,9 +171,9 @@ def _prepare(
         depth_maps=None if maps is None else jnp.asarray(maps)[None],
         exemplar_embeddings=exemplars,
         masks=None if inputs.masks is None else jnp.asarray(inputs.masks)[None],
-        exemplar_strengths=_scalar_or_array(request.exemplar_strengths),
-        residual_scales=_scalar_or_array(request.residual_scales),
-        depth_gains=_scalar_or_array(request.depth_gains),
+        exemplar_strengths=_spread(request.exemplar_strengths, max(request.num_layers, 1)),
+        residual_scales=_spread(request.residual_scales, model.config.unet.num_skips + 1),
+        depth_gains=_spread(request.depth_gains, max(request.num_layers, 1)),
         depth_interval=jnp.asarray(request.depth_interval),
         exemplar_interval=jnp.asarray(request.exemplar_interval),
         mask_rule=config.mask_rule,
@@ -182,7 +200,7 @@ def _sample_batch(
         exemplar_embeddings=repeat(prepared.condition.exemplar_embeddings),
         masks=repeat(prepared.condition.masks),
     )
-    guided = config.guidance_scale != 1
+    guided = config.guidance_scale != 1 or config.image_guidance_scale != 0
     scale = model.config.vae.downsampling
     label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     with tqdm(total=table.timesteps.shape[0], desc=label, unit="step", file=sys.stderr) as bar:
@@ -226,8 +244,9 @@ def _batches(request: SampleRequest) -> Iterator[tuple[int, ...]]:
         yield batch
 
 
-def _scalar_or_array(values: tuple[float, ...]) -> jax.Array:
-    return jnp.asarray(values[0] if len(values) == 1 else values, jnp.float32)
+def _spread(values: tuple[float, ...], count: int) -> np.ndarray:
+    """Returns `count` numbers: one shape however many were given, so that nothing recompiles."""
+    return np.broadcast_to(np.asarray(values, np.float32), (count,))
 
 
 class _timed:

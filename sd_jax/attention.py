@@ -48,6 +48,15 @@ def attention_weights(
     return jax.nn.softmax(logits, axis=-1)
 
 
+def _backend() -> str:
+    """Returns "cuda" where cuDNN's fused attention runs, else another name."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version.lower():
+        return device.platform
+    capability = float(getattr(device, "compute_capability", 0) or 0)
+    return "cuda" if capability >= 8.0 else "old cuda"
+
+
 def choose_implementation(
     query_shape: tuple[int, ...],
     num_keys: int,
@@ -63,12 +72,13 @@ def choose_implementation(
       num_keys: number of keys.
       dtype: type of query, key and value.
       biased: whether a bias is given; cuDNN's gradient then needs even lengths.
-      backend: `jax.default_backend()` unless given (for a program that is lowered elsewhere).
+      backend: "cuda" for an NVIDIA card that has the fused kernels (compute capability 8.0 or
+        more); the default device's unless given.
     """
-    backend = backend or jax.default_backend()
+    backend = backend or _backend()
     _, num_queries, _, head_dim = query_shape
     fits = (
-        backend in ("gpu", "cuda")
+        backend == "cuda"
         and jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
         and head_dim % 8 == 0
         and head_dim <= _CUDNN_MAX_HEAD_DIM

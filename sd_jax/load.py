@@ -176,10 +176,20 @@ def schedule_of(source: Source) -> ScheduleConfig:
     )
 
 
-def cast_params(model: Model, dtype: Any) -> Model:
-    """Returns the model with its floating-point parameters in another type."""
+def cast_params(model: Model, dtype: Any, leave: Collection[str] = ()) -> Model:
+    """Returns the model with its floating-point parameters in another type.
+
+    Args:
+      model: any.
+      dtype: the type.
+      leave: components to leave as they are.
+    """
 
     def cast(leaf: jax.Array) -> jax.Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return model.replace(params=jax.tree.map(cast, model.params))
+    params = {
+        name: tree if name in leave else jax.tree.map(cast, tree)
+        for name, tree in model.params.items()
+    }
+    return model.replace(params=params)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sd_jax.clip import CLIPVisionConfig, CLIPVisionModel
@@ -59,6 +61,7 @@ def _normalise(embeds: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return embeds / jnp.maximum(jnp.linalg.norm(embeds, axis=-1, keepdims=True), 1e-12)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def flag_images(
     config: SafetyCheckerConfig, params: Params, pixels: Float[Array, "b h w 3"]
 ) -> Bool[Array, " b"]:

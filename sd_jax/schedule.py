@@ -106,7 +106,7 @@ def sampling_timesteps(
       num_steps: from 1 to num_train_timesteps.
       num_train_timesteps: timesteps of training.
       spacing: "leading" (the default) takes floor(i T / n) + 1: upstream's own timesteps wherever
-        upstream works, and exactly `num_steps` of them everywhere. "trailing" starts at the last
+        n divides T, and exactly `num_steps` of them everywhere. "trailing" starts at the last
         timestep, which is better for few steps (arXiv:2305.08891). "upstream" is upstream's rule
         range(0, T, T // n) + 1, which for most n that do not divide T runs another number of steps
         and fails for some.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnc_jax import Condition, predict_noise
-from cnc_jax.compose import compose_steps, decode_images
+from cnc_jax.compose import compose_steps, decode_images, prepare_branches
 from cnc_jax.testing import random_model, tiny_config
 from sd_jax.model import Model
 from sd_jax.samplers import ddim
@@ -58,17 +58,18 @@ def test_one_denoising_step(model, dtype):
 
 def test_the_sampler_with_guidance_and_the_decoder(model):
     def run(model, text, condition, table, latents, keys):
+        settings = {"dtype": jnp.bfloat16, "attention_implementation": "xla"}
+        prepared = prepare_branches(
+            model, text, condition, latents_size=(8, 16), negative_embeddings=text, **settings
+        )
         state = compose_steps(
             model,
-            text,
-            condition,
+            prepared,
             table,
             initial_state(latents),
             keys,
-            negative_embeddings=text,
-            guidance_scale=7.5,
-            dtype=jnp.bfloat16,
-            attention_implementation="xla",
+            guidance_scales=jnp.array([7.5]),
+            **settings,
         )
         return decode_images(model, state.latents, dtype=jnp.bfloat16)
 

@@ -16,8 +16,6 @@ from sd_jax.convert.source import CheckpointError, Source
 from sd_jax.convert.table import Entry, to_ours
 from sd_jax.typing import Params
 
-_SHOWN = 40
-
 # What a folder's config.json may say of the architecture that no shape tells.
 _ARCHITECTURE = {
     "act_fn": "silu",
@@ -217,6 +215,27 @@ def disagreements(configs: Mapping[str, Any]) -> list[str]:
             f"wrong text encoder: it is {text.hidden_size} wide, but the UNet's cross-attention "
             f"takes {unet.cross_attention_dim}"
         )
+    for name in ("local_fuser", "controlnet"):
+        copy = getattr(configs.get(name), "unet", None)
+        if (
+            unet
+            and copy
+            and (
+                (copy.block_out_channels, copy.cross_attention_dim, copy.layers_per_block)
+                != (unet.block_out_channels, unet.cross_attention_dim, unet.layers_per_block)
+            )
+        ):
+            problems.append(
+                f"wrong {name}: it copies a UNet of widths {copy.block_out_channels} with "
+                f"cross-attention {copy.cross_attention_dim}, but the UNet here has "
+                f"{unet.block_out_channels} and {unet.cross_attention_dim}"
+            )
+    tokens = configs.get("global_fuser")
+    if unet and tokens and unet.cross_attention_dim != tokens.embedding_dim:
+        problems.append(
+            f"wrong global_fuser: its tokens are {tokens.embedding_dim} wide, but the UNet's "
+            f"cross-attention takes {unet.cross_attention_dim}"
+        )
     if unet and vae and unet.out_channels != vae.latent_channels:
         problems.append(
             f"wrong autoencoder: {vae.latent_channels} latent channels, but the UNet predicts "
@@ -233,9 +252,7 @@ def _message(source: Source, problems: Sequence[str], causes: Sequence[str]) -> 
     if not problems:
         problems = [f"no known component among its {len(source.tensors)} tensors"]
     lines = [f"{source.path}: cannot be loaded ({len(problems)} problems)"]
-    lines += [f"- {problem}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"- ... and {len(problems) - _SHOWN} more")
+    lines += [f"- {problem}" for problem in problems]
     lines += [f"Likely cause: {cause}" for cause in causes]
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from cnc_jax.condition import concatenate_conditions
 from cnc_jax.denoise import denoise_fn
 from sd_jax.guidance import guided
-from sd_jax.samplers import ddim
+from sd_jax.samplers import ddim, euler_ancestral
 from sd_jax.sampling import sample_history
 from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 from sd_jax.testing import relative_rms
@@ -32,10 +34,10 @@ class Sampling:
         denoise = denoise_fn(model, (2 * latents.shape[0], *latents.shape[1:]), texts, both)
         return sample_history(guided(denoise, scales), table, latents, keys)
 
-    def __call__(self, scale, strengths=(1.0, 1.0), steps=CHUNK):
+    def __call__(self, scale, strengths=(1.0, 1.0), steps=CHUNK, *, sampler=ddim, seed=0):
         """Returns latents and predicted clean latents after each of the last five steps."""
         inputs, latents = self.inputs, self.inputs.initial
-        table = ddim(make_schedule(ScheduleConfig()), sampling_timesteps(steps))
+        table = sampler(make_schedule(ScheduleConfig()), sampling_timesteps(steps))
         # DDIM remembers nothing from one step to the next, so its table can be cut anywhere.
         for first in range(0, steps, CHUNK):
             rows = jax.tree.map(lambda column, first=first: column[first : first + CHUNK], table)
@@ -46,7 +48,7 @@ class Sampling:
                 inputs.condition.replace(exemplar_strengths=jnp.array(strengths)),
                 jnp.array([scale]),
                 latents,
-                jax.vmap(jax.random.key)(jnp.arange(2)),
+                jax.vmap(jax.random.key)(seed + jnp.arange(2)),
             )
             latents = history.latents[-1]
         return history
@@ -93,8 +95,16 @@ def test_fifty_steps(sampling, golden):
     assert_close(sampling(7.5, steps=50).latents[-1], golden("ddim")["ddim50_cfg7.5"])
 
 
-def test_other_values_trace_nothing(sampling):
-    sampling(7.5)
+def test_other_values_trace_nothing(sampling, golden_inputs):
+    before = sampling(7.5).latents[-1]
     traces = sampling.traces
     sampling(3.0, (0.1, 0.9), steps=10)
+    noisy = sampling(7.5, sampler=euler_ancestral)
+    assert relative_rms(noisy.latents[-1], before) > 1e-2
+    other_seed = sampling(7.5, sampler=euler_ancestral, seed=5)
+    assert relative_rms(other_seed.latents[-1], noisy.latents[-1]) > 1e-2
+    sampling.inputs = SimpleNamespace(**{**vars(golden_inputs), "text": golden_inputs.negative})
+    other_prompt = sampling(7.5)
+    sampling.inputs = golden_inputs
+    assert relative_rms(other_prompt.latents[-1], before) > 1e-2
     assert sampling.traces == traces

@@ -104,6 +104,13 @@ def test_earlier_layers_hide_later_ones(rule):
     np.testing.assert_allclose(other, expected, atol=1e-6)
 
 
+def test_what_is_hidden_has_no_share_of_a_cell():
+    # Both cover the same half of the only cell, so the second is not seen at all.
+    masks = np.zeros((2, 4, 4), np.float32)
+    masks[:, :2] = 1
+    np.testing.assert_allclose(shares(masks, (1, 1), "soft_coverage")[:, 0, 0], [0.5, 0.0, 0.5])
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", [(16, 24), (4, 6), (5, 7), (1, 1), (3, 11), (32, 48)])
 def test_shares_of_any_size_sum_to_one(rule, size):

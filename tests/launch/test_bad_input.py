@@ -79,8 +79,8 @@ def test_more_layers_than_the_model_has(settings):
         for name in ("depth_maps", "exemplars")
     }
     text = message(settings, **changes, masks=",".join([settings["masks"]] * 2))
-    assert "3 layers are given, but the local fuser takes 2" in text
-    assert "3 layers are given, but the global fuser takes 2" in text
+    assert "layers given: 3, but the local fuser takes 2" in text
+    assert "layers given: 3, but the global fuser takes 2" in text
 
 
 def test_all_problems_are_listed_together(settings):

@@ -50,6 +50,23 @@ def test_every_layout_gives_the_same_pixels(layout, settings, checkpoints, first
     assert (folder / "contact_sheet.png").is_file()
 
 
+def test_a_run_is_not_written_over_another(settings, first_run):
+    settings["output"] = str(first_run)
+    with pytest.raises(ValueError, match="holds the record of another run"):
+        sample_from_config(config_of(settings))
+
+
+def test_a_record_whose_files_changed_warns(first_run, tmp_path):
+    record = json.loads((first_run / "record.json").read_text())
+    path = next(iter(record["inputs"]))
+    record["inputs"][path] = "0" * 64
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    config = get_config(f"record={tmp_path / 'record.json'}")
+    config.output = str(tmp_path / "again")
+    with pytest.warns(UserWarning, match="is not what the record was made with"):
+        sample_from_config(config)
+
+
 def test_a_record_repeats_the_pixels(first_run, tmp_path):
     config = get_config(f"record={first_run / 'record.json'}")
     config.output = str(tmp_path / "again")
@@ -99,7 +116,8 @@ def test_other_values_compile_nothing(settings, first_run):
         depth_interval="0,0.5",
         sampler="dpmpp_2m",
     )
-    sample_from_config(config_of(settings, exemplar_strengths="1,1", depth_gains="1,1"))
+    config.residual_scales = ",".join(["0.9"] * 13)
+    sample_from_config(config_of(settings, output=settings["output"] + "_first"))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         sample_from_config(config)
@@ -135,6 +153,7 @@ def test_every_condition_reaches_the_pixels(name, settings):
         settings["masks"] = settings["depth_maps"].split(",")[1]
     else:
         settings[name] = ",".join(reversed(settings[name].split(",")))
+    settings["overwrite"] = True
     after = pixels(sample_from_config(config_of(settings)))
     assert np.abs(after.astype(int) - before.astype(int)).max() > 1
 

@@ -128,7 +128,7 @@ def test_choice_of_implementation(changes, expected):
         "num_keys": 4096,
         "dtype": jnp.bfloat16,
         "biased": False,
-        "backend": "gpu",
+        "backend": "cuda",
         **changes,
     }
     shape = (2, case["num_queries"], 8, case["head_dim"])

@@ -123,6 +123,9 @@ def test_spacings_start_and_end_where_they_say():
     np.testing.assert_array_equal(sampling_timesteps(4), [751, 501, 251, 1])
     np.testing.assert_array_equal(sampling_timesteps(4, spacing="trailing"), [999, 749, 499, 249])
     np.testing.assert_array_equal(sampling_timesteps(5, 10), [9, 7, 5, 3, 1])
+    # Spread over the whole schedule where the number does not divide it.
+    np.testing.assert_array_equal(sampling_timesteps(3), [667, 334, 1])
+    np.testing.assert_array_equal(sampling_timesteps(60)[:3], [984, 967, 951])
 
 
 @pytest.mark.parity

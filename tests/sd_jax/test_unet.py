@@ -73,7 +73,7 @@ def test_prediction(plain, unet_inputs):
 
 def test_seams_of_zeros_change_nothing(run, plain):
     noise, _ = run(**jax.tree.map(jnp.zeros_like, some_seams()))
-    assert relative_rms(noise, plain[0]) <= 1e-6
+    assert relative_rms(noise, plain[0]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(some_seams()))
