@@ -110,6 +110,8 @@ def test_unknown_implementation_of_a_caller_without_checks(inputs, unchecked):
         ({"dtype": jnp.float16}, "cudnn"),
         ({"dtype": jnp.float32}, "xla"),
         ({"backend": "cpu"}, "xla"),
+        ({"backend": "gpu"}, "xla"),
+        ({"backend": "old cuda"}, "xla"),
         ({"backend": "tpu"}, "xla"),
         ({"head_dim": 40}, "cudnn"),
         ({"head_dim": 128}, "cudnn"),
