@@ -11,6 +11,7 @@ import pytest
 
 from cnc_jax import Condition, denoise_fn, predict_noise
 from cnc_jax.condition import null_condition
+from cnc_jax.denoise import prepare, prepared_denoise_fn
 from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.testing import quick_jit, relative_rms
 from sd_jax.unet import UNet
@@ -177,18 +178,32 @@ def test_one_timestep_for_all(model, inputs):
     assert relative_rms(one, each) <= 1e-6
 
 
-def test_precomputed_equals_direct(model, inputs, plain):
+def test_what_one_program_prepares_another_uses(model, inputs, run):
+    interval = jnp.array([0.5, 1.0])
+    condition = inputs.condition.replace(exemplar_interval=interval)
+    make = quick_jit(lambda *args: prepare(args[0], inputs.latents.shape, *args[1:]))
+    prepared = make(model, inputs.text, condition)
+
+    @quick_jit
+    def denoise(model, prepared, latents, timesteps):
+        return prepared_denoise_fn(model, prepared)(latents, timesteps)
+
+    noise = denoise(model, prepared, inputs.latents, inputs.timesteps)
+    assert relative_rms(noise, run(exemplar_interval=interval)) <= 1e-6
+    # What was prepared depends on neither latents nor timesteps, and serves all.
+    other = denoise(model, prepared, inputs.latents + 1.0, inputs.timesteps[::-1])
+    arguments = (model, inputs.latents + 1.0, inputs.timesteps[::-1], inputs.text, condition)
+    assert relative_rms(other, predict(*arguments)) <= 1e-6
+    assert relative_rms(other, noise) > 1e-2
+
+
+def test_prepared_or_not_is_the_same_function(model, inputs, plain):
     @quick_jit
     def run(model, latents, timesteps, text, condition):
-        denoise = denoise_fn(model, latents.shape, text, condition)
-        return denoise(latents, timesteps), denoise(latents + 1.0, timesteps)
+        return denoise_fn(model, latents.shape, text, condition)(latents, timesteps)
 
-    arguments = (inputs.timesteps, inputs.text, inputs.condition)
-    noise, other = run(model, inputs.latents, *arguments)
-    assert relative_rms(noise, plain) <= 1e-6
-    # The same function serves other latents.
-    assert relative_rms(other, predict(model, inputs.latents + 1.0, *arguments)) <= 1e-6
-    assert relative_rms(other, noise) > 1e-2
+    arguments = (inputs.latents, inputs.timesteps, inputs.text, inputs.condition)
+    assert relative_rms(run(model, *arguments), plain) <= 1e-6
 
 
 def test_without_conditions_it_is_plain_stable_diffusion(model, inputs):
