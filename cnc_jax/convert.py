@@ -7,6 +7,7 @@ names carry no such mark.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,14 @@ from cnc_jax.global_fuser import GlobalFuser, GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuser, LocalFuserConfig
 from sd_jax.convert.blocks import LDM_RESNET, LEAF, ldm_encoder_blocks, nested
 from sd_jax.convert.component import COMPONENTS as SD_COMPONENTS
-from sd_jax.convert.component import Component, Layout, floats, heads_from_hints, integers
+from sd_jax.convert.component import (
+    Component,
+    Layout,
+    floats,
+    groups_from_hints,
+    heads_from_hints,
+    integers,
+)
 from sd_jax.convert.ldm import Shapes, infer_unet
 
 _FDN_RESNET = {
@@ -66,8 +74,9 @@ def infer_local_fuser(shapes: Shapes, hints: Mapping[str, Any]) -> LocalFuserCon
     inject_channels = []
     while f"{prefix}extractors.{len(inject_channels)}.0.weight" in shapes:
         inject_channels.append(shapes[f"{prefix}extractors.{len(inject_channels)}.0.weight"][0])
+    unet = infer_unet(shapes, heads_from_hints(hints), prefix_out=False)
     return LocalFuserConfig(
-        unet=infer_unet(shapes, heads_from_hints(hints), prefix_out=False),
+        unet=dataclasses.replace(unet, norm_num_groups=groups_from_hints(hints)),
         num_layers=len(stems),
         condition_channels=shapes[f"{prefix}{stem}.0.weight"][1],
         stem_channels=tuple(stem_channels),

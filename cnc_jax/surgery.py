@@ -6,6 +6,7 @@ As a local fuser and a UNet share one tree of names, surgery is a copy of equal 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,7 @@ def init_local(
       seed: of what is new: the feature extractor, FDN and the zero convolutions.
     """
     model.require("unet")
+    _warn_of_replacement(model, "local_fuser")
     if model.config.unet.in_channels != 4:
         raise ValueError(
             f"the UNet takes {model.config.unet.in_channels} channels (inpainting takes 9); a "
@@ -113,6 +115,7 @@ def init_global(model: Model, *, num_layers: int = 2, seed: int = 0) -> Operatio
       seed: of the new weights.
     """
     model.require("unet")
+    _warn_of_replacement(model, "global_fuser")
     config = GlobalFuserConfig(
         num_layers=num_layers, embedding_dim=model.config.unet.cross_attention_dim
     )
@@ -184,6 +187,13 @@ def _with_local_fuser(
         tuple(f"local_fuser/{path}" for path in copied),
         tuple(f"local_fuser/{path}" for path in flat if path not in copied),
     )
+
+
+def _warn_of_replacement(model: Model, name: str) -> None:
+    if name in model.params:
+        warnings.warn(
+            f"the checkpoint's own {name.replace('_', ' ')} is replaced by a new one", stacklevel=3
+        )
 
 
 def _stems_from_uni(donor: Mapping[str, Any], config: LocalFuserConfig) -> dict[str, Any]:

@@ -40,23 +40,21 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
-        from launch.converting import convert
+        from launch.converting import ConvertRequest, convert
 
-        print(
-            convert(
-                _SOURCE.value,
-                _OUTPUT.value,
-                layout=_LAYOUT.value,
-                surgery=_SURGERY.value,
-                depth_streams=_DEPTH_STREAMS.value,
-                num_layers=_NUM_LAYERS.value,
-                num_heads=_NUM_HEADS.value,
-                use_ema=_USE_EMA.value,
-                seed=_SEED.value,
-                overwrite=_OVERWRITE.value,
-            ),
-            file=sys.stderr,
+        request = ConvertRequest(
+            sources=_SOURCE.value,
+            output=_OUTPUT.value,
+            layout=_LAYOUT.value,
+            surgery=_SURGERY.value,
+            depth_streams=_DEPTH_STREAMS.value,
+            num_layers=_NUM_LAYERS.value,
+            num_heads=_NUM_HEADS.value,
+            use_ema=_USE_EMA.value,
+            seed=_SEED.value,
+            overwrite=_OVERWRITE.value,
         )
+        print(convert(request), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from cnc_jax.convert import COMPONENTS
@@ -17,25 +19,15 @@ from sd_jax.convert.store import is_converted, save_model, save_plans
 from sd_jax.load import open_checkpoints, schedule_of
 from sd_jax.model import Model
 
-_ALREADY = "is converted already; launch.convert takes PyTorch's layouts"
+_HEADER = ("component", "from", "tensors", "")
+_GROUPS_SHOWN = 8
 
 
-def convert(
-    sources: Sequence[str],
-    output: str,
-    *,
-    layout: str | None,
-    surgery: str | None,
-    depth_streams: str,
-    num_layers: int,
-    num_heads: int | None,
-    use_ema: bool,
-    seed: int,
-    overwrite: bool,
-) -> str:
-    """Writes the converted directory; returns a table of what came from where.
+@dataclasses.dataclass(frozen=True)
+class ConvertRequest:
+    """What `launch.convert` is asked for.
 
-    Args:
+    Attributes:
       sources: files and folders; later ones add the components that earlier ones lack.
       output: directory to make.
       layout: of the sources; detected if None.
@@ -47,114 +39,150 @@ def convert(
       seed: of new weights.
       overwrite: replace the output if it is there.
     """
-    if Path(output).exists() and not overwrite:
+
+    sources: Sequence[str]
+    output: str
+    layout: str | None = None
+    surgery: str | None = None
+    depth_streams: str = "uni"
+    num_layers: int = 2
+    num_heads: int | None = None
+    use_ema: bool = False
+    seed: int = 0
+    overwrite: bool = False
+
+
+def convert(request: ConvertRequest) -> str:
+    """Writes the converted directory; returns a table of what came from where.
+
+    Raises:
+      CheckpointError: a source cannot be used, or the output is there.
+    """
+    if Path(request.output).exists() and not request.overwrite:
         raise CheckpointError(
-            f"{output}: is there already; choose another output or pass --overwrite"
+            f"{request.output}: is there already; choose another output or pass --overwrite"
         )
-    if surgery is not None:
-        if layout is not None:
-            raise CheckpointError("--layout does nothing with --surgery; leave it out")
-        return _operate(
-            sources, output, surgery, depth_streams, num_layers, num_heads, use_ema, seed, overwrite
-        )
-    plans = []
-    for source in sources:
-        if is_converted(source):
-            raise CheckpointError(f"{source}: {_ALREADY}")
-        plans.append(
-            plan_loading(
-                open_source(source, layout), COMPONENTS, num_heads=num_heads, use_ema=use_ema
-            )
-        )
+    rows = _convert(request) if request.surgery is None else _operate(request)
+    return f"{_format([_HEADER, *rows])}\nwrote {request.output}"
+
+
+def _convert(request: ConvertRequest) -> list[tuple[str, ...]]:
+    plans = [_plan(request, source) for source in request.sources]
     with_unet = next((plan for plan in plans if "unet" in plan.configs), plans[0])
     names = {name for plan in plans for name in plan.configs}
     with tqdm(total=len(names), unit="component") as bar:
         save_plans(
             plans,
             COMPONENTS,
-            output,
+            request.output,
             schedule_of(with_unet.source),
-            overwrite=overwrite,
+            overwrite=request.overwrite,
             report=lambda name: (bar.set_postfix_str(name), bar.update()),
         )
-    return _table_of_plans(plans) + f"\nwrote {output}"
+    return _rows_of_plans(plans)
 
 
-def _operate(
-    sources: Sequence[str],
-    output: str,
-    surgery: str,
-    depth_streams: str,
-    num_layers: int,
-    num_heads: int | None,
-    use_ema: bool,
-    seed: int,
-    overwrite: bool,
-) -> str:
-    def load(paths: Sequence[str]) -> Model:
-        opened = open_checkpoints(paths, COMPONENTS, num_heads=num_heads, use_ema=use_ema)
-        return opened.load(CnCConfig)
-
-    if surgery == "integrate":
-        if len(sources) != 2:
-            raise CheckpointError(
-                f"integrate takes two sources, a local and a global checkpoint; got {len(sources)}"
-            )
-        operation = integrate(load(sources[:1]), load(sources[1:]))
-    elif surgery == "init_local":
-        operation = init_local(load(sources), num_layers=num_layers, seed=seed)
-    elif surgery == "init_local_fromuni":
-        operation = init_local_fromuni(
-            load(sources), num_layers=num_layers, depth_streams=depth_streams, seed=seed
+def _plan(request: ConvertRequest, source: str) -> Plan:
+    if is_converted(source):
+        raise CheckpointError(
+            f"{source}: is converted already; launch.convert takes PyTorch's layouts"
         )
-    else:
-        operation = init_global(load(sources), num_layers=num_layers, seed=seed)
-    model = operation.model
-    configs = {
-        field.name: getattr(model.config, field.name)
-        for field in dataclasses.fields(model.config)
-        if field.name in model.params
+    return plan_loading(
+        open_source(source, request.layout),
+        COMPONENTS,
+        num_heads=request.num_heads,
+        use_ema=request.use_ema,
+    )
+
+
+def _operate(request: ConvertRequest) -> list[tuple[str, ...]]:
+    if request.layout is not None:
+        raise CheckpointError("--layout does nothing with --surgery; leave it out")
+    opened = open_checkpoints(
+        request.sources, COMPONENTS, num_heads=request.num_heads, use_ema=request.use_ema
+    )
+
+    def load(sources: Sequence[str]) -> Model:
+        return open_checkpoints(
+            sources, COMPONENTS, num_heads=request.num_heads, use_ema=request.use_ema
+        ).load(CnCConfig)
+
+    layers, seed = request.num_layers, request.seed
+    operations: dict[str, Callable[[], Operation]] = {
+        "init_local": lambda: init_local(load(request.sources), num_layers=layers, seed=seed),
+        "init_local_fromuni": lambda: init_local_fromuni(
+            load(request.sources),
+            num_layers=layers,
+            depth_streams=request.depth_streams,
+            seed=seed,
+        ),
+        "init_global": lambda: init_global(load(request.sources), num_layers=layers, seed=seed),
+        "integrate": lambda: integrate(load(request.sources[:1]), load(request.sources[1:])),
     }
-    tokenizer = open_checkpoints(sources[:1], COMPONENTS, num_heads=num_heads).tokenizer
+    if request.surgery == "integrate" and len(request.sources) != 2:
+        raise CheckpointError(
+            "integrate takes two sources, a local and a global checkpoint; got "
+            f"{len(request.sources)}"
+        )
+    operation = operations[request.surgery]()
+    model = operation.model
     save_model(
         model.params,
-        configs,
-        output,
+        {name: getattr(model.config, name) for name in model.params},
+        request.output,
         model.config.schedule,
-        tokenizer=tokenizer,
-        overwrite=overwrite,
+        tokenizer=opened.tokenizer,
+        overwrite=request.overwrite,
     )
-    return _table_of_operation(operation) + f"\nwrote {output}"
+    return _rows_of_operation(operation, request)
 
 
-def _table_of_plans(plans: Sequence[Plan]) -> str:
-    rows = [("component", "source", "loaded", "fresh")]
+def _rows_of_plans(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
+    rows, taken = [], {}
     for plan in plans:
+        source = plan.source.path.name
         for name, entries in plan.entries.items():
-            fresh = sum(path.startswith(f"{name}/") for path in plan.fresh)
-            rows.append((name, plan.source.path.name, str(len(entries)), str(fresh)))
-        rows.append(("(unused)", plan.source.path.name, str(len(plan.unused)), ""))
-    return _format(rows)
+            if name in taken:
+                rows.append(
+                    (name, source, "0", f"not taken: {taken[name]} has one, and goes first")
+                )
+            else:
+                rows.append((name, source, str(len(entries)), ""))
+                taken[name] = source
+        if plan.unused:
+            kept = f"kept for export: {summary(plan.unused)}"
+            rows.append(("(no network's)", source, str(len(plan.unused)), kept))
+    return rows
 
 
-def _table_of_operation(operation: Operation) -> str:
-    rows = [("component", "tensors", "taken from a donor", "fresh")]
+def _rows_of_operation(operation: Operation, request: ConvertRequest) -> list[tuple[str, ...]]:
+    rows = []
+    sources = ", ".join(Path(source).name for source in request.sources)
     for name, tree in operation.model.params.items():
-        rows.append(
-            (
-                name,
-                str(_count(tree)),
-                str(sum(path.startswith(f"{name}/") for path in operation.copied)),
-                str(sum(path.startswith(f"{name}/") for path in operation.fresh)),
-            )
+        copied, fresh = (
+            sum(path.startswith(f"{name}/") for path in paths)
+            for paths in (operation.copied, operation.fresh)
         )
-    return _format(rows)
+        note = ""
+        if fresh:
+            note = f"{copied} taken from a donor, {fresh} new"
+        origin = request.surgery if fresh else sources
+        rows.append((name, str(origin), str(len(jax.tree.leaves(tree))), note))
+    return rows
 
 
-def _count(tree: object) -> int:
-    import jax
-
-    return len(jax.tree.leaves(tree))
+def summary(names: Iterable[str]) -> str:
+    """Returns names in few words: those of one module as "module.* (12)"."""
+    groups: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        groups[name.partition(".")[0]].append(name)
+    parts = [
+        group[0] if len(group) == 1 else f"{module}.* ({len(group)})"
+        for module, group in groups.items()
+    ]
+    if len(parts) > _GROUPS_SHOWN:
+        parts[_GROUPS_SHOWN:] = [f"and {len(parts) - _GROUPS_SHOWN} more"]
+    return ", ".join(parts)
 
 
 def _format(rows: Sequence[tuple[str, ...]]) -> str:

@@ -26,7 +26,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
         from cnc_jax.convert import COMPONENTS
-        from sd_jax.convert.export import export_diffusers, export_ldm, weights_of_converted
+        from sd_jax.convert.export import (
+            export_diffusers,
+            export_ldm,
+            untold_by_shapes,
+            weights_of_converted,
+        )
         from sd_jax.convert.store import is_converted, open_converted
 
         if not is_converted(_CHECKPOINT.value):
@@ -37,9 +42,13 @@ def main(argv: list[str]) -> None:
         weights = weights_of_converted(open_converted(_CHECKPOINT.value, COMPONENTS))
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
         write(weights, COMPONENTS, _OUTPUT.value, overwrite=_OVERWRITE.value)
-        heads = getattr(weights.configs.get("unet"), "num_heads", 8)
-        if _LAYOUT.value == "ldm" and heads != 8:
-            print(f"note: no file tells its heads; read it with num_heads={heads}", file=sys.stderr)
+        if _LAYOUT.value == "ldm" and not _OUTPUT.value.endswith(".safetensors"):
+            for name in untold_by_shapes(weights, COMPONENTS):
+                print(
+                    f"note: a torch file does not tell the attention heads and norm groups of "
+                    f"{name}, which are not Stable Diffusion's; a .safetensors file does",
+                    file=sys.stderr,
+                )
         print(f"wrote {_OUTPUT.value}: {', '.join(weights.configs)}", file=sys.stderr)
 
 

@@ -47,10 +47,13 @@ def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
 
     Computed in float64 and stored in float32, as the original code does.
     """
-    betas = (
-        np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps) ** 2
-    )
-    return NoiseSchedule(np.cumprod(1.0 - betas).astype(np.float32))
+    return NoiseSchedule(np.cumprod(1.0 - make_betas(config)).astype(np.float32))
+
+
+def make_betas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
+    """Returns the variances of the forward steps in float64, linear in their square root."""
+    ends = config.beta_start**0.5, config.beta_end**0.5
+    return np.linspace(*ends, config.num_train_timesteps) ** 2
 
 
 def _at(schedule: NoiseSchedule, timesteps: Num[Array, "*b"], like: Array) -> tuple[Array, Array]:

@@ -110,20 +110,38 @@ def heads_from_hints(hints: Hints) -> int:
     return heads if isinstance(heads, int) else heads[0]
 
 
-def _with_groups(config: Any, hints: Hints) -> Any:
-    groups = hints.get("norm_num_groups")
-    return dataclasses.replace(config, norm_num_groups=groups) if groups else config
+def groups_from_hints(hints: Hints) -> int:
+    """Returns the norms' groups of the folder, those of the UNet beside it, or 32."""
+    return hints.get("norm_num_groups") or hints.get("norm_num_groups_of_unet", 32)
 
 
-def _diffusers_controlnet(shapes: Mapping[str, Shape], hints: Hints) -> Any:
-    config = diffusers.infer_controlnet(shapes, heads_from_hints(hints))
-    return dataclasses.replace(config, unet=_with_groups(config.unet, hints))
+def _infer_unet(infer: Callable[..., UNetConfig]) -> Callable[[Mapping[str, Shape], Hints], Any]:
+    return lambda shapes, hints: dataclasses.replace(
+        infer(shapes, heads_from_hints(hints)), norm_num_groups=groups_from_hints(hints)
+    )
 
 
-def _diffusers_vae(shapes: Mapping[str, Shape], hints: Hints) -> Any:
-    config = _with_groups(diffusers.infer_vae(shapes), hints)
-    factor = hints.get("scaling_factor", config.scaling_factor)
-    return dataclasses.replace(config, scaling_factor=factor)
+def _infer_controlnet(
+    infer: Callable[..., ControlNetConfig],
+) -> Callable[[Mapping[str, Shape], Hints], Any]:
+    def infer_all(shapes: Mapping[str, Shape], hints: Hints) -> ControlNetConfig:
+        config = infer(shapes, heads_from_hints(hints))
+        unet = dataclasses.replace(config.unet, norm_num_groups=groups_from_hints(hints))
+        return dataclasses.replace(config, unet=unet)
+
+    return infer_all
+
+
+def _infer_vae(infer: Callable[..., VAEConfig]) -> Callable[[Mapping[str, Shape], Hints], Any]:
+    def infer_all(shapes: Mapping[str, Shape], hints: Hints) -> VAEConfig:
+        config = infer(shapes)
+        return dataclasses.replace(
+            config,
+            norm_num_groups=hints.get("norm_num_groups", config.norm_num_groups),
+            scaling_factor=hints.get("scaling_factor", config.scaling_factor),
+        )
+
+    return infer_all
 
 
 UNET = Component(
@@ -139,14 +157,12 @@ UNET = Component(
         "ldm": Layout(
             "model.diffusion_model.",
             ldm.unet_modules,
-            lambda shapes, hints: ldm.infer_unet(shapes, heads_from_hints(hints)),
+            _infer_unet(ldm.infer_unet),
         ),
         "diffusers": Layout(
             "unet/",
             diffusers.unet_modules,
-            lambda shapes, hints: _with_groups(
-                diffusers.infer_unet(shapes, heads_from_hints(hints)), hints
-            ),
+            _infer_unet(diffusers.infer_unet),
         ),
     },
 )
@@ -162,14 +178,14 @@ VAE = Component(
         "ldm": Layout(
             "first_stage_model.",
             ldm.vae_modules,
-            lambda shapes, hints: ldm.infer_vae(shapes),
+            _infer_vae(ldm.infer_vae),
             ignored=(r"loss\..*", r"model_ema\..*"),
             pointwise=ldm.VAE_POINTWISE,
         ),
         "diffusers": Layout(
             "vae/",
             diffusers.vae_modules,
-            _diffusers_vae,
+            _infer_vae(diffusers.infer_vae),
             aliases=diffusers.VAE_ALIASES,
         ),
     },
@@ -249,12 +265,12 @@ CONTROLNET = Component(
         "ldm": Layout(
             "control_model.",
             ldm.controlnet_modules,
-            lambda shapes, hints: ldm.infer_controlnet(shapes, heads_from_hints(hints)),
+            _infer_controlnet(ldm.infer_controlnet),
         ),
         "diffusers": Layout(
             "controlnet/",
             diffusers.controlnet_modules,
-            _diffusers_controlnet,
+            _infer_controlnet(diffusers.infer_controlnet),
         ),
     },
     zero=r"controlnet_(down_blocks|mid_block|cond_embedding/conv_out)",

@@ -38,9 +38,12 @@ def component_json(name: str, config: Any) -> dict[str, Any]:
         "controlnet": _controlnet,
     }
     if name not in writers:
-        # diffusers does not know it; the heads are what no shape tells.
-        heads = {"num_attention_heads": config.unet.num_heads} if hasattr(config, "unet") else {}
-        return {"_class_name": type(config).__name__.removesuffix("Config"), **heads}
+        # diffusers does not know it; heads and groups are what no shape tells.
+        content = {"_class_name": type(config).__name__.removesuffix("Config")}
+        if hasattr(config, "unet"):
+            content["num_attention_heads"] = config.unet.num_heads
+            content["norm_num_groups"] = config.unet.norm_num_groups
+        return content
     content = writers[name](config)
     library, class_name = _CLASSES[name]
     if library == "diffusers":

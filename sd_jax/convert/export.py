@@ -25,7 +25,9 @@ from sd_jax.convert.diffusers_json import (
     model_index_json,
     scheduler_json,
 )
+from sd_jax.convert.ldm_buffers import ldm_buffers
 from sd_jax.convert.params_store import load_params, params_shapes
+from sd_jax.convert.source import COMPONENTS_KEY
 from sd_jax.convert.store import Converted, Origin
 from sd_jax.convert.table import Kind, make_table, their_shape, to_theirs
 from sd_jax.files import LazyTensor, open_tensors, write_safetensors, write_torch
@@ -133,6 +135,8 @@ def tensors_in_layout(
             recorded, held = _recorded_tensors(weights, origin, written)
             tensors += recorded
             written |= held
+    if layout == "ldm" and not written:
+        tensors += ldm_buffers(weights.configs, weights.schedule)
     for component in components:
         if component.name not in weights.configs or component.name in written:
             continue
@@ -208,9 +212,38 @@ def export_ldm(
     bare = _bare_prefix(weights, "ldm")
     tensors = [dataclasses.replace(item, name=item.name.removeprefix(bare)) for item in tensors]
     if output.suffix == ".safetensors":
-        write_safetensors(output, tensors, {"format": "pt"})
+        write_safetensors(output, tensors, _ldm_metadata(weights, components))
     else:
         write_torch(output, tensors)
+
+
+def untold_by_shapes(weights: Weights, components: Sequence[Component]) -> list[str]:
+    """Returns the components that a file in the original layout does not describe in full.
+
+    Heads and norm groups other than Stable Diffusion's are in no shape: a folder has config.json
+    for them, a safetensors file its metadata, a torch file nothing.
+    """
+    untold = []
+    for component in components:
+        spec, config = component.layouts.get("ldm"), weights.configs.get(component.name)
+        if spec is None or config is None:
+            continue
+        shapes = {entry.name: entry.shape for entry in component.table("ldm", config)}
+        if spec.infer(shapes, {}) != config:
+            untold.append(component.name)
+    return untold
+
+
+def _ldm_metadata(weights: Weights, components: Sequence[Component]) -> dict[str, str]:
+    metadata = {"format": "pt"}
+    for origin in weights.origins:
+        if origin.layout == "ldm":
+            metadata |= origin.metadata
+    untold = untold_by_shapes(weights, components)
+    if untold:
+        hints = {name: component_json(name, weights.configs[name]) for name in untold}
+        metadata[COMPONENTS_KEY] = json.dumps(hints)
+    return metadata
 
 
 def export_diffusers(

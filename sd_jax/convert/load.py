@@ -112,6 +112,8 @@ def plan_loading(
         elif "unet" in configs:
             # A copy of the encoder has its heads, unless a config.json of its own says otherwise.
             hints.setdefault("num_heads_of_unet", configs["unet"].num_heads)
+        if "unet" in configs:
+            hints.setdefault("norm_num_groups_of_unet", configs["unet"].norm_num_groups)
         problems += [
             f"{component.name}/config.json: {name} is {hints[name]!r}, supported is {value!r}"
             for name, value in _ARCHITECTURE.items()

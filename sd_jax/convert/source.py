@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sd_jax.convert.component import LayoutName
-from sd_jax.files import LazyTensor, open_tensors
+from sd_jax.files import LazyTensor, open_tensors, read_metadata
+
+COMPONENTS_KEY = "cnc_fgdm_jax.components"
+"""Key of a safetensors file's metadata: JSON of what a folder's config.json would say."""
 
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -77,10 +80,12 @@ class Source:
       path: as given.
       layout: "ldm" or "diffusers".
       tensors: every tensor in the checkpoint, by its full name.
-      hints: config.json of each component's folder, by component; {} in a file.
+      hints: config.json of each component's folder, by component; a file that was exported here
+        may carry them too.
       scheduler: scheduler_config.json, if there is one.
       tokenizer: folder with the tokenizer's files, if there is one.
       bare: prefix that the names lack in the file, "" as a rule.
+      metadata: text that a safetensors file holds beside its tensors.
     """
 
     path: Path
@@ -90,6 +95,7 @@ class Source:
     scheduler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tokenizer: Path | None = None
     bare: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_source(path: str | Path, layout: LayoutName | None = None) -> Source:
@@ -115,15 +121,37 @@ def open_source(path: str | Path, layout: LayoutName | None = None) -> Source:
             f"{', '.join(_SUFFIXES)}"
         )
     tensors = open_tensors(path)
+    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    hints = _hints_in(path, metadata)
     for telling, prefix, bare_layout in _BARE:
         if telling in tensors and (layout or bare_layout) == bare_layout:
             return Source(
                 path,
                 bare_layout,
                 {prefix + name: tensor for name, tensor in tensors.items()},
+                hints=hints,
                 bare=prefix,
+                metadata=metadata,
             )
-    return Source(path, layout or "ldm", tensors)
+    return Source(path, layout or "ldm", tensors, hints=hints, metadata=metadata)
+
+
+def _hints_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    if COMPONENTS_KEY not in metadata:
+        return {}
+    try:
+        hints = json.loads(metadata[COMPONENTS_KEY])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: its metadata {COMPONENTS_KEY} is not readable as JSON ({error}); export the "
+            "file again"
+        ) from error
+    if not isinstance(hints, dict) or not all(isinstance(hint, dict) for hint in hints.values()):
+        raise CheckpointError(
+            f"{path}: its metadata {COMPONENTS_KEY} must be an object of objects; export the file "
+            "again"
+        )
+    return hints
 
 
 def _open_folder(folder: Path) -> Source:

@@ -45,6 +45,7 @@ class Origin:
       scheduler: scheduler_config.json.
       bare: prefix that the source's names lacked.
       extras: name of the file with its tensors that no network uses, if there are any.
+      metadata: text that a safetensors file held beside its tensors.
     """
 
     layout: str
@@ -53,6 +54,7 @@ class Origin:
     scheduler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bare: str = ""
     extras: str | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +136,13 @@ def _save_origin(folder: Path, number: int, plan: Plan) -> Origin:
         tensors = [dataclasses.replace(source.tensors[name], name=name) for name in plan.unused]
         write_safetensors(folder / extras, tensors, None)
     return Origin(
-        source.layout, tuple(plan.records()), source.hints, source.scheduler, source.bare, extras
+        source.layout,
+        tuple(plan.records()),
+        source.hints,
+        source.scheduler,
+        source.bare,
+        extras,
+        source.metadata,
     )
 
 

@@ -89,6 +89,24 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     }
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text stored beside the tensors of a safetensors file.
+
+    Raises:
+        CorruptFileError: The header is damaged.
+    """
+    path = Path(path)
+    header_bytes, _ = _read_header(path)
+    try:
+        metadata = parse_json_object(header_bytes)[0].get(METADATA, {})
+    except ValueError as error:
+        raise _corrupt(path, f"the header is not valid JSON ({error})") from error
+    problems = _metadata_problems(metadata)
+    if problems:
+        raise _corrupt(path, *problems)
+    return metadata
+
+
 def _read_header(path: Path) -> tuple[bytes, int]:
     """Return the header's bytes and the number of bytes after it."""
     size = path.stat().st_size

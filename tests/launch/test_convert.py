@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from cnc_jax.convert import COMPONENTS
-from launch.converting import convert
-from sd_jax.convert.export import export_diffusers, export_ldm, weights_of_converted
-from sd_jax.convert.source import CheckpointError, open_source
+from cnc_jax.testing import tiny_config
+from launch.converting import ConvertRequest, convert
+from sd_jax.convert.export import (
+    export_diffusers,
+    export_ldm,
+    weights_of_converted,
+    weights_of_model,
+)
+from sd_jax.convert.source import COMPONENTS_KEY, CheckpointError, open_source
 from sd_jax.convert.store import open_converted
-from sd_jax.files import LazyTensor, open_tensors, write_safetensors
+from sd_jax.files import LazyTensor, open_tensors, read_metadata, write_safetensors
+from sd_jax.load import open_checkpoints
+from sd_jax.schedule import ScheduleConfig
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS: dict[str, Any] = {
-    "layout": None,
-    "surgery": None,
-    "depth_streams": "uni",
-    "num_layers": 2,
-    "num_heads": None,
-    "use_ema": False,
-    "seed": 0,
-    "overwrite": False,
-}
 
 
 def converted_to(tmp_path: Path, *sources: str, **options: Any) -> tuple[Path, str]:
     output = tmp_path / "converted"
-    text = convert([str(item) for item in sources], str(output), **{**DEFAULTS, **options})
-    return output, text
+    request = ConvertRequest([str(item) for item in sources], str(output), **options)
+    return output, convert(request)
 
 
 def assert_same_bytes(ours: dict[str, LazyTensor], theirs: dict[str, LazyTensor]) -> None:
@@ -82,7 +82,7 @@ def test_an_original_file_comes_back_byte_for_byte(dtype, checkpoints, tmp_path)
     export_ldm(weights, COMPONENTS, tmp_path / "back.safetensors")
     assert_same_bytes(open_tensors(tmp_path / "back.safetensors"), open_tensors(source))
     assert "unet" in table
-    assert "(unused)" in table
+    assert "(no network's)" in table
 
 
 def test_a_torch_file_comes_back_byte_for_byte(checkpoints, tmp_path):
@@ -137,7 +137,9 @@ def part_of(path: str, output: Path, prefixes: tuple[str, ...]) -> Path:
 def test_sources_complete_one_another(checkpoints, tmp_path):
     whole = checkpoints["safetensors"]["checkpoint"]
     cnc = part_of(whole, tmp_path / "a.safetensors", ("model.", "local_adapter.", "global_adapter"))
-    rest = part_of(whole, tmp_path / "b.safetensors", ("first_stage", "cond_stage", "image_enc"))
+    parts = ("first_stage", "cond_stage", "image_enc")
+    buffers = tuple(name for name in open_tensors(whole) if "." not in name)
+    rest = part_of(whole, tmp_path / "b.safetensors", (*parts, *buffers))
     folder, _ = converted_to(tmp_path, cnc, rest, num_heads=4)
     converted = open_converted(folder, COMPONENTS)
     assert set(converted.configs) == {
@@ -151,8 +153,9 @@ def test_surgery_from_stable_diffusion_and_back_together(checkpoints, tmp_path):
     whole = checkpoints["safetensors"]["checkpoint"]
     sd = part_of(whole, tmp_path / "sd.safetensors", ("model.", "first_stage", "cond_stage"))
     local, table = converted_to(tmp_path, sd, num_heads=4, surgery="init_local")
-    rows = [line.split() for line in table.splitlines()]
-    assert ["local_fuser", "372", "282", "90"] in rows
+    rows = [" ".join(line.split()) for line in table.splitlines()]
+    assert "local_fuser init_local 372 282 taken from a donor, 90 new" in rows
+    assert "unet sd.safetensors 686" in rows
     weights = weights_of_converted(open_converted(local, COMPONENTS))
     fuser, unet = (
         weights.read("local_fuser"),
@@ -165,11 +168,73 @@ def test_surgery_from_stable_diffusion_and_back_together(checkpoints, tmp_path):
     assert np.asarray(fuser["feature_extractor/layers_0/convs_0/kernel"]).any()
 
     output = str(tmp_path / "global")
-    convert([str(sd)], output, **{**DEFAULTS, "num_heads": 4, "surgery": "init_global"})
+    convert(ConvertRequest([str(sd)], output, num_heads=4, surgery="init_global"))
     both = str(tmp_path / "both")
-    convert([str(local), output], both, **{**DEFAULTS, "surgery": "integrate"})
+    convert(ConvertRequest([str(local), output], both, surgery="integrate"))
     joined = open_converted(both, COMPONENTS)
     assert {"local_fuser", "global_fuser", "unet", "vae"} <= set(joined.configs)
+    # As complete as upstream's own starting points: the schedule's buffers and position_ids too.
+    export_ldm(weights_of_converted(joined), COMPONENTS, tmp_path / "start.safetensors")
+    names = open_tensors(tmp_path / "start.safetensors").keys()
+    assert names == {n for n in open_tensors(whole) if not n.startswith("image_encoder.")}
+
+
+def test_a_fuser_that_surgery_replaces_is_spoken_of(checkpoints, tmp_path):
+    whole = checkpoints["safetensors"]["checkpoint"]
+    with pytest.warns(UserWarning, match="own local fuser is replaced by a new one"):
+        converted_to(tmp_path, whole, num_heads=4, surgery="init_local")
+
+
+def test_the_table_says_what_was_not_taken_and_what_no_network_uses(checkpoints, tmp_path):
+    whole = Path(checkpoints["safetensors"]["checkpoint"])
+    vae = part_of(str(whole), tmp_path / "vae.safetensors", ("first_stage_model.",))
+    _, table = converted_to(tmp_path, whole, vae, num_heads=4)
+    rows = [" ".join(line.split()) for line in table.splitlines()]
+    assert "vae vae.safetensors 0 not taken: tiny.safetensors has one, and goes first" in rows
+    (unused,) = (row for row in rows if row.startswith("(no network's)"))
+    assert "tiny.safetensors 14 kept for export: cond_stage_model." in unused
+    assert "betas" in unused
+
+
+def test_heads_and_norm_groups_travel_in_the_file(tmp_path):
+    tiny = tiny_config()
+    unet = dataclasses.replace(tiny.unet, norm_num_groups=16)
+    local = dataclasses.replace(tiny.local_fuser, unet=unet)
+    vae = dataclasses.replace(tiny.vae, norm_num_groups=8, scaling_factor=0.5)
+    configs = {"unet": unet, "local_fuser": local, "vae": vae}
+    params = {
+        item.name: item.abstract_params(configs[item.name])
+        for item in COMPONENTS
+        if item.name in configs
+    }
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    weights = weights_of_model(params, configs, ScheduleConfig())
+    export_ldm(weights, COMPONENTS, tmp_path / "file.safetensors")
+    opened = open_checkpoints([tmp_path / "file.safetensors"], COMPONENTS)
+    assert opened.configs == configs
+    # What the file says travels on; heads that are asked for win.
+    folder, _ = converted_to(tmp_path, tmp_path / "file.safetensors")
+    assert open_converted(folder, COMPONENTS).configs == configs
+    asked = open_checkpoints([tmp_path / "file.safetensors"], COMPONENTS, num_heads=2)
+    assert asked.configs["unet"].num_heads == 2
+
+
+def test_metadata_comes_back(checkpoints, tmp_path):
+    tensors = list(open_tensors(checkpoints["safetensors"]["checkpoint"]).values())
+    written = {"format": "pt", "modelspec.title": "a model"}
+    write_safetensors(tmp_path / "file.safetensors", tensors, written)
+    folder, _ = converted_to(tmp_path, tmp_path / "file.safetensors")
+    weights = weights_of_converted(open_converted(folder, COMPONENTS))
+    export_ldm(weights, COMPONENTS, tmp_path / "back.safetensors")
+    assert read_metadata(tmp_path / "back.safetensors") == written
+
+
+def test_damaged_metadata_is_an_error(checkpoints, tmp_path):
+    tensors = list(open_tensors(checkpoints["safetensors"]["checkpoint"]).values())
+    for text in ("{", "[]", '{"unet": 4}'):
+        write_safetensors(tmp_path / "file.safetensors", tensors, {COMPONENTS_KEY: text})
+        with pytest.raises(CheckpointError, match="export the file again"):
+            open_source(tmp_path / "file.safetensors")
 
 
 def test_integrate_refuses_checkpoints_of_another_stable_diffusion(checkpoints, tmp_path):

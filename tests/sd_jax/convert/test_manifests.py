@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import flax.traverse_util
 import pytest
 
 from cnc_jax.convert import COMPONENTS
@@ -13,7 +14,9 @@ from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig
 from sd_jax.controlnet import ControlNetConfig
+from sd_jax.convert.export import Weights, tensors_in_layout
 from sd_jax.convert.load import plan_loading
+from sd_jax.schedule import ScheduleConfig
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
 
@@ -85,3 +88,23 @@ def test_one_file_of_all_parts(files):
     assert len(records) == 1540
     paths = [record.path for record in records if record.path is not None]
     assert len(paths) == len(set(paths)) == 1540 - 14
+
+
+def test_weights_from_elsewhere_export_to_every_name_of_the_released_file():
+    configs = {
+        **RELEASED["cnc_v1"],
+        **RELEASED["first_stage_model"],
+        **RELEASED["cond_stage_model"],
+    }
+    shapes = {
+        item.name: flax.traverse_util.flatten_dict(
+            item.abstract_params(configs[item.name]), sep="/"
+        )
+        for item in COMPONENTS
+        if item.name in configs
+    }
+    weights = Weights(configs, ScheduleConfig(), shapes, read=lambda name: {})
+    tensors = tensors_in_layout(weights, COMPONENTS, "ldm")
+    ours = {tensor.name: list(tensor.shape) for tensor in tensors}
+    assert ours == {n: shape for part in WHOLE for n, shape in read(part).items()}
+    assert {tensor.dtype.name for tensor in tensors if tensor.name == POSITION_IDS} == {"int64"}
