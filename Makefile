@@ -36,7 +36,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 
-# Not a part of `lint`: linen's `apply` returns a union that pyright cannot narrow.
+# Not a part of `lint`: pyright fetches node at its first run where there is none.
 types: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 

@@ -27,7 +27,7 @@ from sd_jax.sampling import (
     initial_state,
     sample_steps,
 )
-from sd_jax.typing import Array, Dtype, Float, Int, KeyArray
+from sd_jax.typing import Array, Dtype, Float, Int, KeyArray, apply_module
 from sd_jax.vae import decode_latents
 
 
@@ -50,7 +50,7 @@ def encode_exemplars(
     model.require("image_encoder")
     tower = CLIPVisionModel(model.config.image_encoder, dtype)
     flat = pixels.reshape(-1, *pixels.shape[2:])
-    embeddings = tower.apply({"params": model.params["image_encoder"]}, flat)
+    embeddings = apply_module(tower, {"params": model.params["image_encoder"]}, flat)
     return embeddings.reshape(*pixels.shape[:2], -1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -73,7 +74,8 @@ def progress_gate(interval: Any, timesteps: Array, num_train_timesteps: int) -> 
 
 def null_condition(condition: Condition) -> Condition:
     """Returns `condition` as training drops it: black depth maps and zero embeddings."""
-    return condition.replace(
+    return dataclasses.replace(
+        condition,
         depth_maps=_zeros(condition.depth_maps),
         exemplar_embeddings=_zeros(condition.exemplar_embeddings),
     )
@@ -103,7 +105,7 @@ def concatenate_conditions(*conditions: Condition) -> Condition:
         if getattr(first, name) is not None and len(_shape(getattr(first, name))) == 2:
             values = [jnp.asarray(getattr(condition, name)) for condition in conditions]
             joined[name] = join(*values)
-    return first.replace(**joined)
+    return dataclasses.replace(first, **joined)
 
 
 def check_condition(condition: Condition, config: Any, latents_shape: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ from sd_jax.convert.component import (
     floats,
     groups_from_hints,
     heads_from_hints,
+    in_both_layouts,
     integers,
 )
 from sd_jax.convert.ldm import Shapes, infer_unet
@@ -128,15 +129,10 @@ LOCAL_FUSER = Component(
     config_class=LocalFuserConfig,
     module=LocalFuser,
     inputs=_local_fuser_inputs,
-    layouts={
-        # diffusers has no name for it; a folder beside unet/ keeps upstream's.
-        layout: Layout(
-            prefix,
-            local_fuser_modules,
-            infer_local_fuser,
-        )
-        for layout, prefix in (("ldm", "local_adapter."), ("diffusers", "local_fuser/"))
-    },
+    # diffusers has no name for it; a folder beside unet/ keeps upstream's.
+    layouts=in_both_layouts(
+        Layout("local_adapter.", local_fuser_modules, infer_local_fuser), "local_fuser/"
+    ),
     zero=r"(feature_extractor/)?zero_convs",
 )
 
@@ -145,14 +141,9 @@ GLOBAL_FUSER = Component(
     config_class=GlobalFuserConfig,
     module=GlobalFuser,
     inputs=lambda config: (floats(1, config.num_layers, config.embedding_dim),),
-    layouts={
-        layout: Layout(
-            prefix,
-            global_fuser_modules,
-            infer_global_fuser,
-        )
-        for layout, prefix in (("ldm", "global_adapter."), ("diffusers", "global_fuser/"))
-    },
+    layouts=in_both_layouts(
+        Layout("global_adapter.", global_fuser_modules, infer_global_fuser), "global_fuser/"
+    ),
 )
 
 COMPONENTS: tuple[Component, ...] = (*SD_COMPONENTS, LOCAL_FUSER, GLOBAL_FUSER)

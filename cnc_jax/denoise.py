@@ -23,7 +23,7 @@ from sd_jax.attention import Implementation
 from sd_jax.model import Model
 from sd_jax.precompute import precompute
 from sd_jax.schedule import make_schedule, noise_from_prediction
-from sd_jax.typing import Array, DenoiseFn, Dtype, Float, Num
+from sd_jax.typing import Array, DenoiseFn, Dtype, Float, Num, apply_module
 from sd_jax.unet import UNet
 
 _EXCLUDED = float(jnp.finfo(jnp.float32).min)
@@ -179,8 +179,10 @@ def _static(
     num_text_tokens = text_embeddings.shape[1]
     if condition.exemplar_embeddings is not None:
         config = model.config.global_fuser
-        tokens = GlobalFuser(config, dtype).apply(
-            {"params": model.params["global_fuser"]}, condition.exemplar_embeddings
+        tokens = apply_module(
+            GlobalFuser(config, dtype),
+            {"params": model.params["global_fuser"]},
+            condition.exemplar_embeddings,
         )
         if condition.exemplar_strengths is not None:
             strengths = broadcast_layers(condition.exemplar_strengths, batch, config.num_layers)
@@ -208,12 +210,13 @@ class _Networks:
     def __init__(self, model: Model, dtype: Dtype, implementation: Implementation) -> None:
         self.model = model
         self.schedule = model.config.schedule
-        self.unet = UNet(model.config.unet, dtype, implementation)
-        self.local_fuser = (
-            LocalFuser(model.config.local_fuser, dtype, implementation)
-            if "local_fuser" in model.params
-            else None
-        )
+        self.settings = (dtype, implementation)
+        self.unet = UNet(model.config.unet, *self.settings)
+
+    @property
+    def local_fuser(self) -> LocalFuser:
+        """The module; `check_condition` has made sure that there is one where there are maps."""
+        return LocalFuser(self.model.config.local_fuser, *self.settings)
 
     def precompute(self, static: _Static, latents_shape: tuple[int, ...]) -> dict[str, Any]:
         """Returns the collections of values that do not depend on the timestep, by network."""
@@ -254,7 +257,8 @@ class _Networks:
         bias = self._gated_bias(static, condition, timesteps)
         residuals: dict[str, Any] = {}
         if static.depth_maps is not None:
-            outputs = self.local_fuser.apply(
+            outputs = apply_module(
+                self.local_fuser,
                 self._variables("local_fuser", precomputed),
                 latents,
                 timesteps,
@@ -267,7 +271,8 @@ class _Networks:
                 "down_block_additional_residuals": skips,
                 "mid_block_additional_residual": middle,
             }
-        prediction = self.unet.apply(
+        prediction = apply_module(
+            self.unet,
             self._variables("unet", precomputed),
             latents,
             timesteps,

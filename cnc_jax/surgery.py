@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 
 from cnc_jax.convert import GLOBAL_FUSER, LOCAL_FUSER
@@ -19,7 +18,7 @@ from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
-from sd_jax.typing import Params
+from sd_jax.typing import flat_params, nested_params
 
 _STEM = "feature_extractor/layers_"
 # Uni-ControlNet stacks seven conditions of 3 channels; these are its depth.
@@ -66,7 +65,7 @@ def init_local(
         num_layers=num_layers,
         condition_channels=condition_channels,
     )
-    return _with_local_fuser(model, config, _flat(model.params["unet"]), {}, seed)
+    return _with_local_fuser(model, config, flat_params(model.params["unet"]), {}, seed)
 
 
 def init_local_fromuni(
@@ -98,7 +97,7 @@ def init_local_fromuni(
         num_layers=num_layers,
         inject_channels=donor_config.inject_channels,
     )
-    donor = _flat(model.params["local_fuser"])
+    donor = flat_params(model.params["local_fuser"])
     shared = {path: array for path, array in donor.items() if not path.startswith(_STEM)}
     stems = _stems_from_uni(donor, config) if depth_streams == "uni" else {}
     kept = {name: tree for name, tree in model.params.items() if name != "global_fuser"}
@@ -120,7 +119,7 @@ def init_global(model: Model, *, num_layers: int = 2, seed: int = 0) -> Operatio
         num_layers=num_layers, embedding_dim=model.config.unet.cross_attention_dim
     )
     flat = fresh_params(GLOBAL_FUSER, config, seed)
-    fuser = flax.traverse_util.unflatten_dict(flat, sep="/")
+    fuser = nested_params(flat)
     return Operation(
         Model(
             {**model.params, "global_fuser": fuser},
@@ -145,7 +144,7 @@ def integrate(local: Model, global_: Model) -> Operation:
     global_.require("global_fuser")
     differing = []
     for name in sorted(local.params.keys() & global_.params.keys()):
-        ours, theirs = _flat(local.params[name]), _flat(global_.params[name])
+        ours, theirs = flat_params(local.params[name]), flat_params(global_.params[name])
         differing += [
             f"{name}/{path}"
             for path in sorted(ours.keys() | theirs.keys())
@@ -157,13 +156,13 @@ def integrate(local: Model, global_: Model) -> Operation:
             f"the two checkpoints share {len(differing)} tensors that differ ({shown}); both must "
             "have been trained on the same frozen Stable Diffusion"
         )
-    configs = {
+    configs: dict[str, Any] = {
         field.name: getattr(local.config, field.name, None)
         or getattr(global_.config, field.name, None)
         for field in dataclasses.fields(CnCConfig)
     }
     params = {**global_.params, **local.params}
-    copied = tuple(f"global_fuser/{path}" for path in _flat(global_.params["global_fuser"]))
+    copied = tuple(f"global_fuser/{path}" for path in flat_params(global_.params["global_fuser"]))
     return Operation(Model(params, CnCConfig(**configs)), copied, ())
 
 
@@ -181,7 +180,7 @@ def _with_local_fuser(
         for path, array in {**donor, **stems}.items()
         if path in flat and array.shape == flat[path].shape
     }
-    fuser = flax.traverse_util.unflatten_dict({**flat, **copied}, sep="/")
+    fuser = nested_params({**flat, **copied})
     return Operation(
         Model({**model.params, "local_fuser": fuser}, _cnc_config(model, local_fuser=config)),
         tuple(f"local_fuser/{path}" for path in copied),
@@ -213,10 +212,6 @@ def _cnc_config(model: Model, **changes: object) -> CnCConfig:
         field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)
     }
     return CnCConfig(**{**fields, **changes})
-
-
-def _flat(params: Params) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def _same_bits(ours: Any, theirs: Any) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import flax.traverse_util
-
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.load import CnCConfig
@@ -14,6 +12,7 @@ from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
+from sd_jax.typing import nested_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
 
@@ -30,7 +29,11 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
     unet = UNetConfig(
         block_out_channels=(32, 64, 128, 128), num_heads=4, cross_attention_dim=_WIDTH
     )
-    tower = {"hidden_size": _WIDTH, "intermediate_size": 2 * _WIDTH, "num_layers": 2}
+    tower: dict[str, Any] = {
+        "hidden_size": _WIDTH,
+        "intermediate_size": 2 * _WIDTH,
+        "num_layers": 2,
+    }
     return CnCConfig(
         unet=unet,
         vae=VAEConfig(block_out_channels=(32, 32, 64, 64), layers_per_block=1),
@@ -64,6 +67,6 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
                 path: array * _KERNEL_GAIN if path.endswith("kernel") else array
                 for path, array in flat.items()
             }
-            params[component.name] = flax.traverse_util.unflatten_dict(flat, sep="/")
+            params[component.name] = nested_params(flat)
     absent = {component.name: None for component in COMPONENTS if component.name not in params}
     return Model(params, dataclasses.replace(config, **absent))

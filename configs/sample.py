@@ -8,7 +8,7 @@ r"""Images from text, layered depth maps, exemplars and masks: `launch.sample`.
 `configs/sample.py:preset=fast` is DPM-Solver++(2M) with 20 steps, `:preset=paper` is the setting
 of Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768), and
 `:record=outputs/fox/record.json` repeats an earlier run. Lists are joined by commas, layers from
-front to back; `-` leaves a layer out.
+front to back; `-` leaves a layer out. Names with commas go into a JSON list: '["a, b.png"]'.
 """
 
 from __future__ import annotations
@@ -40,53 +40,53 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
 
     # Files. Several checkpoints complete one another: of what two hold, the first is taken.
-    config.checkpoint = ""
+    config.checkpoint = ""  # file, folder or converted directory
     config.use_ema = False  # averaged weights, from an original file that has both
     config.num_heads = 0  # attention heads where no config.json tells them; 0 is 8
-    config.output = "outputs"
+    config.output = "outputs"  # folder for images, contact sheet and record
     config.overwrite = False  # replace the run that the output folder holds
     config.record = ""  # set by :record=
     config.safety_checker = True  # used where the checkpoint carries one
 
     # What to compose.
-    config.prompt = ""
-    config.negative_prompt = ""
+    config.prompt = ""  # what to see
+    config.negative_prompt = ""  # what guidance leads away from
     config.long_prompts = "cut"  # or "chunks": prompts of more than 75 tokens
     config.depth_maps = ""  # 8- or 16-bit PNG, or .npy in [0, 1]; near = 1
-    config.photos = ""  # instead of depth maps: photos, of which depth or edges are taken
+    config.photos = ""  # instead of depth maps: depth or edges are taken of them
     config.depth_estimator = ""  # folder of a depth estimator's weights (DPT), for photos
     config.local_condition = "depth"  # or "canny": what the local fuser was trained with
-    config.exemplars = ""
-    config.masks = ""  # of all layers but the last
+    config.exemplars = ""  # pictures whose look the layers take
+    config.masks = ""  # where each layer but the last is seen
 
     # How.
-    config.height = 512
-    config.width = 512
-    config.num_images = 1
+    config.height = 512  # a multiple of 64
+    config.width = 512  # a multiple of 64
+    config.num_images = 1  # each with a seed of its own
     config.seed = 0  # images take seed, seed + 1, ...
-    config.batch_size = 1
-    config.sampler = "ddim"
-    config.num_steps = 50
-    config.spacing = "leading"
-    config.eta = -1.0  # -1 is the sampler's own default
+    config.batch_size = 1  # images sampled at once
+    config.sampler = "ddim"  # or dpmpp_2m, euler, euler_ancestral
+    config.num_steps = 50  # 1 to 1000
+    config.spacing = "leading"  # or trailing (for few steps), upstream (upstream's own)
+    config.eta = -1.0  # noise of ddim and euler_ancestral, 0 to 1; -1 is the sampler's own default
     config.guidance_scale = 7.5  # 1 leaves guidance out
     config.image_guidance_scale = 0.0  # 0: guidance on the text alone, as upstream
-    config.exemplar_strengths = "1"
-    config.depth_gains = "1"
-    config.residual_scales = "1"
-    config.depth_interval = "0,1"
-    config.exemplar_interval = "0,1"
-    config.mask_rule = "upstream"
-    config.dtype = "float32"
-    config.attention = "auto"
-    config.decode_slice = 1
+    config.exemplar_strengths = "1"  # one, or one for each layer
+    config.depth_gains = "1"  # one, or one for each layer
+    config.residual_scales = "1"  # one, or 13: the skips in order, the middle last
+    config.depth_interval = "0,1"  # in which depth acts: 0 is noise, 1 the image
+    config.exemplar_interval = "0,1"  # in which exemplars act
+    config.mask_rule = "upstream"  # or coverage, soft_coverage
+    config.dtype = "float32"  # or bfloat16 (GPUs and TPUs), float16
+    config.attention = "auto"  # or einsum, xla, cudnn
+    config.decode_slice = 1  # images decoded at once
 
     if args["preset"] not in PRESETS:
         raise ValueError(unknown_name("preset", args["preset"], PRESETS))
     config.update(PRESETS[args["preset"]])
     if args["record"]:
         recorded = _read_record(args["record"])
-        check_known("config key of the record", recorded, config)
+        check_known("config key of the record", recorded, config.to_dict())
         # The run is repeated beside the old one, never over it.
         config.update({**recorded, "output": "outputs", "overwrite": False})
         config.record = args["record"]

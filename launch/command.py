@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
 from absl import app, flags
 
+from launch.settings_help import describe_settings
+
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _USERS_ERROR = 2
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull", "-?"}
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a command; a flag that cannot be used ends it with one message and status 2."""
-    app.run(main, flags_parser=_parse_flags)
+def run(main: Callable[[], None], settings: str | None = None) -> None:
+    """Runs a command; a flag that cannot be used ends it with one message and status 2.
+
+    Args:
+      main: the command.
+      settings: module of its config file, of which `--help` shows every setting.
+    """
+    app.run(lambda argv: main(), flags_parser=functools.partial(_parse_flags, settings))
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
+    if not _HELP.isdisjoint(argv):
+        print(_help(settings))
+        raise SystemExit(0)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except (flags.Error, ValueError, AttributeError, KeyError, OSError) as error:
         # ml_collections wraps what a config file raised; the first cause says it best.
         cause: BaseException = error
         while cause.__context__ is not None and isinstance(cause.__context__, ValueError):
             cause = cause.__context__
         _fail(f"{str(cause).strip()}; --help lists the settings")
+    if len(rest) > 1:
+        _fail(f"unknown arguments: {' '.join(rest[1:])}; --help lists what there is")
+    return rest
+
+
+def _help(settings: str | None) -> str:
+    parts = [inspect.cleandoc(sys.modules["__main__"].__doc__ or "")]
+    parts.append(flags.FLAGS.main_module_help().rstrip())
+    if settings is not None:
+        parts.append(describe_settings(settings))
+    return "\n\n".join(parts)
 
 
 @contextlib.contextmanager
@@ -69,6 +93,6 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(_USERS_ERROR)

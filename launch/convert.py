@@ -7,15 +7,19 @@ python -m launch.convert --source=sd15.safetensors --surgery=init_local --output
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from launch.command import command, run
 
 _SOURCE = flags.DEFINE_list(
-    "source", None, "Checkpoint files or folders; later ones add what earlier ones lack."
+    "source",
+    None,
+    "Checkpoint files or folders; later ones add what earlier ones lack.",
+    required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Directory to make.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory to make.", required=True)
 _LAYOUT = flags.DEFINE_enum(
     "layout", None, ["ldm", "diffusers"], "Layout of the sources; detected unless given."
 )
@@ -35,18 +39,19 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of new weights.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
         from launch.converting import ConvertRequest, convert
 
+        # The flags have checked that these are among the known names.
+        layout: Any = _LAYOUT.value
+        surgery: Any = _SURGERY.value
         request = ConvertRequest(
             sources=_SOURCE.value,
             output=_OUTPUT.value,
-            layout=_LAYOUT.value,
-            surgery=_SURGERY.value,
+            layout=layout,
+            surgery=surgery,
             depth_streams=_DEPTH_STREAMS.value,
             num_layers=_NUM_LAYERS.value,
             num_heads=_NUM_HEADS.value,
@@ -58,5 +63,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["source", "output"])
     run(main)

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 from tqdm import tqdm
@@ -13,14 +14,17 @@ from tqdm import tqdm
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.surgery import Operation, init_global, init_local, init_local_fromuni, integrate
+from sd_jax.convert.component import LayoutName
 from sd_jax.convert.load import Plan, plan_loading
 from sd_jax.convert.source import CheckpointError, open_source
 from sd_jax.convert.store import is_converted, save_model, save_plans
 from sd_jax.load import open_checkpoints, schedule_of
 from sd_jax.model import Model
 
-_HEADER = ("component", "from", "tensors", "")
+_HEADER = ("component", "from", "loaded", "fresh", "")
 _GROUPS_SHOWN = 8
+
+Surgery = Literal["init_local", "init_local_fromuni", "init_global", "integrate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class ConvertRequest:
 
     sources: Sequence[str]
     output: str
-    layout: str | None = None
-    surgery: str | None = None
+    layout: LayoutName | None = None
+    surgery: Surgery | None = None
     depth_streams: str = "uni"
     num_layers: int = 2
     num_heads: int | None = None
@@ -62,7 +66,8 @@ def convert(request: ConvertRequest) -> str:
         raise CheckpointError(
             f"{request.output}: is there already; choose another output or pass --overwrite"
         )
-    rows = _convert(request) if request.surgery is None else _operate(request)
+    surgery = request.surgery
+    rows = _convert(request) if surgery is None else _operate(request, surgery)
     return f"{_format([_HEADER, *rows])}\nwrote {request.output}"
 
 
@@ -95,7 +100,7 @@ def _plan(request: ConvertRequest, source: str) -> Plan:
     )
 
 
-def _operate(request: ConvertRequest) -> list[tuple[str, ...]]:
+def _operate(request: ConvertRequest, surgery: Surgery) -> list[tuple[str, ...]]:
     if request.layout is not None:
         raise CheckpointError("--layout does nothing with --surgery; leave it out")
     opened = open_checkpoints(
@@ -108,7 +113,7 @@ def _operate(request: ConvertRequest) -> list[tuple[str, ...]]:
         ).load(CnCConfig)
 
     layers, seed = request.num_layers, request.seed
-    operations: dict[str, Callable[[], Operation]] = {
+    operations: dict[Surgery, Callable[[], Operation]] = {
         "init_local": lambda: init_local(load(request.sources), num_layers=layers, seed=seed),
         "init_local_fromuni": lambda: init_local_fromuni(
             load(request.sources),
@@ -119,12 +124,12 @@ def _operate(request: ConvertRequest) -> list[tuple[str, ...]]:
         "init_global": lambda: init_global(load(request.sources), num_layers=layers, seed=seed),
         "integrate": lambda: integrate(load(request.sources[:1]), load(request.sources[1:])),
     }
-    if request.surgery == "integrate" and len(request.sources) != 2:
+    if surgery == "integrate" and len(request.sources) != 2:
         raise CheckpointError(
             "integrate takes two sources, a local and a global checkpoint; got "
             f"{len(request.sources)}"
         )
-    operation = operations[request.surgery]()
+    operation = operations[surgery]()
     model = operation.model
     save_model(
         model.params,
@@ -138,20 +143,20 @@ def _operate(request: ConvertRequest) -> list[tuple[str, ...]]:
 
 
 def _rows_of_plans(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
-    rows, taken = [], {}
+    rows: list[tuple[str, ...]] = []
+    taken: dict[str, str] = {}
     for plan in plans:
         source = plan.source.path.name
         for name, entries in plan.entries.items():
             if name in taken:
-                rows.append(
-                    (name, source, "0", f"not taken: {taken[name]} has one, and goes first")
-                )
+                first = f"not taken: {taken[name]} has one, and goes first"
+                rows.append((name, source, "0", "0", first))
             else:
-                rows.append((name, source, str(len(entries)), ""))
+                rows.append((name, source, str(len(entries)), "0", ""))
                 taken[name] = source
         if plan.unused:
-            kept = f"kept for export: {summary(plan.unused)}"
-            rows.append(("(no network's)", source, str(len(plan.unused)), kept))
+            kept = f"{len(plan.unused)} kept for export: {summary(plan.unused)}"
+            rows.append(("(unused)", source, "", "", kept))
     return rows
 
 
@@ -159,15 +164,10 @@ def _rows_of_operation(operation: Operation, request: ConvertRequest) -> list[tu
     rows = []
     sources = ", ".join(Path(source).name for source in request.sources)
     for name, tree in operation.model.params.items():
-        copied, fresh = (
-            sum(path.startswith(f"{name}/") for path in paths)
-            for paths in (operation.copied, operation.fresh)
-        )
-        note = ""
-        if fresh:
-            note = f"{copied} taken from a donor, {fresh} new"
-        origin = request.surgery if fresh else sources
-        rows.append((name, str(origin), str(len(jax.tree.leaves(tree))), note))
+        fresh = sum(path.startswith(f"{name}/") for path in operation.fresh)
+        loaded = len(jax.tree.leaves(tree)) - fresh
+        note = f"made by {request.surgery}" if fresh else ""
+        rows.append((name, sources, str(loaded), str(fresh), note))
     return rows
 
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from launch.command import command, run
 
@@ -21,10 +21,8 @@ _SIZE = flags.DEFINE_integer("size", 256, "Height and width of the images.", low
 _STEPS = flags.DEFINE_integer("num_steps", 10, "Denoising steps.", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
         from configs.sample import get_config
         from launch.demo_files import write_demo_files
@@ -41,9 +39,9 @@ def main(argv: list[str]) -> None:
             "output": str(folder),
             "overwrite": True,
         }
-        command = [sys.executable, "-m", "launch.sample", "--config=configs/sample.py"]
-        command += [f"--config.{name}={value}" for name, value in settings.items()]
-        print("running:\n  " + shlex.join(command), file=sys.stderr)
+        words = [sys.executable, "-m", "launch.sample", "--config=configs/sample.py"]
+        words += [f"--config.{name}={value}" for name, value in settings.items()]
+        print("running:\n  " + shlex.join(words), file=sys.stderr)
         config = get_config()
         config.update(settings)
         print(f"look at {sample_from_config(config)}/contact_sheet.png", file=sys.stderr)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from launch.command import command, run
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted directory.")
-_LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted directory.", required=True)
+_LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.", required=True)
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "File (ldm: .safetensors, or .ckpt for a torch file) or folder (diffusers)."
+    "output",
+    None,
+    "File (ldm: .safetensors, or .ckpt for a torch file) or folder (diffusers).",
+    required=True,
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
     with command():
         from cnc_jax.convert import COMPONENTS
         from sd_jax.convert.export import (
@@ -53,5 +54,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "layout", "output"])
     run(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from absl import app
 from ml_collections import config_flags
 
 from launch.command import command, run
@@ -12,10 +11,8 @@ from launch.command import command, run
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sample.py", "What to sample.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; pass --config.<name>=<value>")
     with command():
         # Imported here, so that --help and a wrong flag answer at once.
         from launch.sampling import sample_from_config
@@ -25,4 +22,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, settings="configs.sample")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,23 +48,37 @@ def read_inputs(request: SampleRequest) -> LayerInputs:
     if any(mask is None for mask in request.masks):
         problems.append("masks: '-' is not possible; a layer that is seen nowhere has a black mask")
     if problems:
-        raise RequestError("\n- ".join(["the input files cannot be used:", *problems]))
-    stacked_masks = np.stack(masks) if masks else None
-    if stacked_masks is not None:
-        for text in check_masks(stacked_masks[: max(1, request.num_layers - 1)]):
-            warnings.warn(text, stacklevel=2)
-        if not request.exemplars and not request.photos:
-            warnings.warn(
-                "masks do nothing here: they say where exemplars act, and what of photos is taken",
-                stacklevel=2,
-            )
-    elif request.exemplars:
-        warnings.warn(
-            "exemplars without masks: every exemplar acts on the whole image", stacklevel=2
-        )
+        raise RequestError(problems)
     return LayerInputs(
-        _stack_or_zeros(depth_maps, (*size, 3)), stacked_masks, tuple(exemplars), tuple(photos)
+        _stack_or_zeros(depth_maps, (*size, 3)),
+        np.stack([mask for mask in masks if mask is not None]) if masks else None,
+        tuple(exemplars),
+        tuple(photos),
     )
+
+
+def doubts(request: SampleRequest, inputs: LayerInputs) -> list[str]:
+    """Returns what is possible, but seldom meant."""
+    config = request.config
+    found = [
+        f"{name}: every layer is left out, so it does nothing"
+        for name in ("depth_maps", "photos", "exemplars")
+        if (paths := getattr(request, name)) and not any(paths)
+    ]
+    if not config.prompt.strip():
+        found.append("the prompt is empty")
+    if config.local_condition == "canny" and request.photos:
+        found.append("edges are for a local fuser trained on edges; the released one takes depth")
+    if inputs.masks is None:
+        if request.exemplars:
+            found.append("exemplars without masks: every exemplar acts on the whole image")
+        return found
+    found += check_masks(inputs.masks[: max(1, request.num_layers - 1)])
+    if not request.exemplars and not request.photos:
+        found.append(
+            "masks do nothing here: they say where exemplars act, and what of photos is taken"
+        )
+    return found
 
 
 def spatial_maps(request: SampleRequest, inputs: LayerInputs) -> np.ndarray | None:
@@ -95,7 +108,7 @@ def spatial_maps(request: SampleRequest, inputs: LayerInputs) -> np.ndarray | No
     )
 
 
-def exemplar_pixels(inputs: LayerInputs, image_size: int) -> np.ndarray:
+def exemplar_pixels(inputs: LayerInputs, image_size: int) -> np.ndarray | None:
     """Returns the exemplars for CLIP's image tower: [layer size size 3], zeros where left out."""
     pixels = [None if e is None else clip_pixels(e, image_size) for e in inputs.exemplars]
     return _stack_or_zeros(pixels, (image_size, image_size, 3))

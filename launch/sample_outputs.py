@@ -88,11 +88,14 @@ class Outputs:
 
     def _compare(self, content: dict[str, Any]) -> None:
         """Warns where a repetition differs from the run that it repeats."""
-        for part in ("inputs", "checkpoints") if self._earlier else ():
-            for path, identity in self._earlier[part].items():
+        earlier = self._earlier
+        if earlier is None:
+            return
+        for part in ("inputs", "checkpoints"):
+            for path, identity in earlier[part].items():
                 if content[part].get(path) != identity:
                     warnings.warn(f"{path} is not what the record was made with", stacklevel=2)
-        if self._earlier and content["images"] != self._earlier["images"]:
+        if content["images"] != earlier["images"]:
             warnings.warn(
                 "the pixels differ from the record's: another device, version, file or setting",
                 stacklevel=2,
@@ -131,7 +134,7 @@ class Outputs:
             "device": jax.devices()[0].device_kind,
             "attention": sorted(implementations_used()),
             "versions": {
-                name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")
+                name: _version(name) for name in ("cnc-fgdm-jax", "jax", "jaxlib", "flax")
             },
         }
 
@@ -141,6 +144,13 @@ def _earlier_record(request: SampleRequest) -> dict[str, Any] | None:
     if not request.config.record:
         return None
     return json.loads(Path(request.config.record).read_text(encoding="utf-8"))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _sha256(path: Path) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
-
-from ml_collections import ConfigDict
 
 from cnc_jax.soft_guidance import MaskRule
 from sd_jax.attention import Implementation
@@ -17,12 +16,21 @@ from sd_jax.samplers import SAMPLERS
 from sd_jax.schedule import Spacing
 
 SIZE_MULTIPLE = 64
+MAX_SIZE = 8192
 DTYPES = ("float32", "bfloat16", "float16")
 _LEFT_OUT = "-"
 
 
 class RequestError(ValueError):
-    """A request that cannot be met; lists every problem."""
+    """A request that cannot be met; lists every problem.
+
+    Attributes:
+      problems: one text each.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n- ".join(["the request cannot be met:", *problems]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +52,7 @@ class SampleRequest:
       exemplar_interval: (start, end).
     """
 
-    config: ConfigDict
+    config: Any
     checkpoints: tuple[Path, ...]
     depth_maps: tuple[Path | None, ...]
     photos: tuple[Path | None, ...]
@@ -59,8 +67,10 @@ class SampleRequest:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the images."""
-        return self.config.height, self.config.width
+        """(height, width) of the images; the smallest possible if what is asked for is not."""
+        size = self.config.height, self.config.width
+        possible = all(SIZE_MULTIPLE <= side <= MAX_SIZE for side in size)
+        return size if possible else (SIZE_MULTIPLE, SIZE_MULTIPLE)
 
     @property
     def num_layers(self) -> int:
@@ -68,54 +78,58 @@ class SampleRequest:
         return max(len(self.depth_maps), len(self.photos), len(self.exemplars))
 
 
-def parse_request(config: ConfigDict) -> SampleRequest:
-    """Returns the request of a config.
+def parse_request(config: Any) -> tuple[SampleRequest, list[str]]:
+    """Returns the request of a config, and all that is out of range, unknown or contradictory.
 
-    Raises:
-      RequestError: lists everything that is out of range, unknown or contradictory.
+    A request with problems still tells its files and checkpoints, so that theirs can be found in
+    the same run.
     """
     problems: list[str] = []
 
-    def numbers(name: str) -> tuple[float, ...]:
+    def numbers(name: str, default: tuple[float, ...] = (1.0,)) -> tuple[float, ...]:
         try:
-            values = tuple(float(item) for item in _split(config[name]))
+            values = tuple(float(item) for item in split_list(config[name]))
         except ValueError:
             problems.append(f"{name} must be numbers joined by commas, got {config[name]!r}")
-            return (1.0,)
+            return default
         if not values or not all(map(math.isfinite, values)):
             problems.append(f"{name} must be finite numbers, got {config[name]!r}")
-            return (1.0,)
+            return default
         return values
+
+    def paths(name: str) -> tuple[Path | None, ...]:
+        items = collect(problems, lambda: split_list(config[name])) or []
+        return tuple(None if item == _LEFT_OUT else Path(item) for item in items)
 
     request = SampleRequest(
         config=config,
-        checkpoints=tuple(Path(item) for item in _split(config.checkpoint)),
-        depth_maps=_paths(config.depth_maps),
-        photos=_paths(config.photos),
-        exemplars=_paths(config.exemplars),
-        masks=_paths(config.masks),
+        checkpoints=tuple(path for path in paths("checkpoint") if path is not None),
+        depth_maps=paths("depth_maps"),
+        photos=paths("photos"),
+        exemplars=paths("exemplars"),
+        masks=paths("masks"),
         seeds=tuple(range(config.seed, config.seed + max(config.num_images, 0))),
         exemplar_strengths=numbers("exemplar_strengths"),
         depth_gains=numbers("depth_gains"),
         residual_scales=numbers("residual_scales"),
-        depth_interval=numbers("depth_interval"),
-        exemplar_interval=numbers("exemplar_interval"),
+        depth_interval=numbers("depth_interval", (0.0, 1.0)),
+        exemplar_interval=numbers("exemplar_interval", (0.0, 1.0)),
     )
     problems += _check_numbers(config)
     problems += _check_names(config)
     problems += _check_layers(request)
     problems += _check_intervals(request)
     problems += _check_output(config)
-    if problems:
-        raise RequestError(_listed("the request cannot be met", problems))
-    return request
+    return request, problems
 
 
-def _check_numbers(config: ConfigDict) -> list[str]:
+def _check_numbers(config: Any) -> list[str]:
     problems = []
     for name in ("height", "width"):
         value = config[name]
-        if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
+        if value > MAX_SIZE:
+            problems.append(f"{name} must be at most {MAX_SIZE}, got {value}")
+        elif value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
             near = max(1, round(value / SIZE_MULTIPLE)) * SIZE_MULTIPLE
             problems.append(
                 f"{name} must be a positive multiple of {SIZE_MULTIPLE}, got {value}; "
@@ -139,7 +153,7 @@ def _check_numbers(config: ConfigDict) -> list[str]:
     return problems
 
 
-def _check_output(config: ConfigDict) -> list[str]:
+def _check_output(config: Any) -> list[str]:
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         return [f"output: {folder} is a file; name a folder"]
@@ -151,7 +165,7 @@ def _check_output(config: ConfigDict) -> list[str]:
     return []
 
 
-def _check_names(config: ConfigDict) -> list[str]:
+def _check_names(config: Any) -> list[str]:
     choices: dict[str, tuple[str, ...]] = {
         "sampler": tuple(sorted(SAMPLERS)),
         "spacing": get_args(Spacing),
@@ -218,22 +232,31 @@ def _check_intervals(request: SampleRequest) -> list[str]:
     return problems
 
 
-def _split(text: Any) -> list[str]:
-    return [item.strip() for item in str(text).split(",") if item.strip()]
+def split_list(text: Any) -> list[str]:
+    """Returns the items of a list joined by commas, or of a JSON list of texts.
 
-
-def _paths(text: str) -> tuple[Path | None, ...]:
-    return tuple(None if item == _LEFT_OUT else Path(item) for item in _split(text))
-
-
-def _listed(title: str, problems: list[str]) -> str:
-    return "\n- ".join([title + ":", *problems])
+    Raises:
+      ValueError: the text begins like a JSON list and is none.
+    """
+    text = str(text).strip()
+    if not text.startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} begins like a JSON list, but is none ({error})") from error
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{text!r} must be a JSON list of texts")
+    return items
 
 
 def collect(problems: list[str], action: Callable[[], Any]) -> Any:
-    """Returns what `action` returns; a ValueError becomes one of `problems` and gives None."""
+    """Returns what `action` returns; a ValueError becomes some of `problems` and gives None."""
     try:
         return action()
+    except RequestError as error:
+        problems.extend(error.problems)
+        return None
     except ValueError as error:
         problems.append(str(error))
         return None

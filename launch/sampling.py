@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from cnc_jax.compose import compose_latents, decode_images, encode_exemplars, encode_prompts
 from cnc_jax.condition import Condition
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
-from launch.sample_inputs import LayerInputs, exemplar_pixels, read_inputs, spatial_maps
+from launch.progress import StepBar
+from launch.sample_fit import fit_problems, needed_components
+from launch.sample_inputs import (
+    LayerInputs,
+    doubts,
+    exemplar_pixels,
+    read_inputs,
+    spatial_maps,
+)
 from launch.sample_outputs import Outputs
-from launch.sample_request import RequestError, SampleRequest, parse_request
+from launch.sample_request import RequestError, SampleRequest, collect, parse_request
 from sd_jax.load import Opened, cast_params, open_checkpoints
 from sd_jax.model import Model
 from sd_jax.safety_checker import flag_images
@@ -38,20 +46,13 @@ def sample_from_config(config: ConfigDict) -> Path:
     Raises:
       RequestError: the config, the files and the model do not fit; nothing slow has started.
     """
-    request = parse_request(config)
-    inputs = read_inputs(request)
-    opened = open_checkpoints(
-        request.checkpoints,
-        COMPONENTS,
-        num_heads=config.num_heads or None,
-        use_ema=config.use_ema,
-    )
-    _check_fit(request, opened)
-    table = _make_table(request, opened.schedule)
+    checked = _check(config)
+    request, inputs, opened, table = checked.request, checked.inputs, checked.opened, checked.table
     maps = spatial_maps(request, inputs)
     outputs = Outputs(request, inputs, maps)
+    needed = [name for name in opened.configs if name in needed_components(request, opened)]
+    print(f"loading {', '.join(needed)} ...", file=sys.stderr)
     with _timed(outputs, "load"):
-        needed = [name for name in opened.configs if name in _components(request, opened)]
         model = opened.load(CnCConfig, needed)
         if config.dtype != "float32":
             # The safety checker decides by a rounding, which half precision would change.
@@ -68,78 +69,55 @@ def sample_from_config(config: ConfigDict) -> Path:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Checked:
+    """A request that can be met."""
+
+    request: SampleRequest
+    inputs: LayerInputs
+    opened: Opened
+    table: SamplerTable
+
+
+def _check(config: ConfigDict) -> _Checked:
+    """Returns the request with its files read and its checkpoints opened, no weight read.
+
+    Raises:
+      RequestError: lists what is wrong with the settings, the files and the checkpoints.
+    """
+    request, problems = parse_request(config)
+    sampler_is_known = not problems
+    inputs = collect(problems, lambda: read_inputs(request))
+    opened: Opened | None = None
+    if request.checkpoints:
+        opened = collect(
+            problems,
+            lambda: open_checkpoints(
+                request.checkpoints,
+                COMPONENTS,
+                num_heads=request.config.num_heads or None,
+                use_ema=request.config.use_ema,
+            ),
+        )
+    if opened is not None:
+        problems += fit_problems(request, opened)
+    table = None
+    if sampler_is_known:
+        schedule = opened.schedule if opened else ScheduleConfig()
+        table = collect(problems, lambda: _make_table(request, schedule))
+    if problems or opened is None or table is None:
+        raise RequestError(problems)
+    for text in doubts(request, inputs):
+        warnings.warn(text, stacklevel=2)
+    return _Checked(request, inputs, opened, table)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Prepared:
     """What all batches share; the arrays have batch 1."""
 
     text: jax.Array
     negative: jax.Array
     condition: Condition
-
-
-def _components(request: SampleRequest, opened: Opened) -> list[str]:
-    """Returns the components that the request needs, and the safety checker if there is one."""
-    names = ["unet", "vae", "text_encoder"]
-    if request.depth_maps or request.photos:
-        names.append("local_fuser")
-    if request.exemplars:
-        names += ["global_fuser", "image_encoder"]
-    if request.config.safety_checker and "safety_checker" in opened.configs:
-        names.append("safety_checker")
-    return names
-
-
-def _check_fit(request: SampleRequest, opened: Opened) -> None:
-    """Checks the request against the checkpoints' sizes.
-
-    Raises:
-      RequestError: lists every missing component and every number of layers that does not fit.
-    """
-    why = {
-        "local_fuser": "depth_maps and photos",
-        "global_fuser": "exemplars",
-        "image_encoder": "exemplars (a CLIP ViT-L/14 folder, such as clip-vit-large-patch14)",
-    }
-    problems = [
-        f"no {name} in {', '.join(map(str, request.checkpoints))}, which is needed"
-        f"{' for ' + why[name] if name in why else ''}; add a checkpoint that has one"
-        for name in _components(request, opened)
-        if name not in opened.configs
-    ]
-    for name, given in (
-        ("local_fuser", bool(request.depth_maps or request.photos)),
-        ("global_fuser", bool(request.exemplars)),
-    ):
-        config = opened.configs.get(name)
-        if given and config and config.num_layers != request.num_layers:
-            problems.append(
-                f"layers given: {request.num_layers}, but the {name.replace('_', ' ')} takes "
-                f"{config.num_layers}"
-            )
-    unet = opened.configs.get("unet")
-    if unet is not None and unet.in_channels != 4:
-        problems.append(
-            f"the UNet takes {unet.in_channels} channels; launch.sample composes with 4"
-        )
-    if unet is not None and len(request.residual_scales) not in (1, unet.num_skips + 1):
-        problems.append(
-            f"residual_scales has {len(request.residual_scales)} numbers, expected 1 or "
-            f"{unet.num_skips + 1}"
-        )
-    local, images = opened.configs.get("local_fuser"), opened.configs.get("image_encoder")
-    mapped = bool(request.depth_maps or request.photos)
-    if mapped and local is not None and local.condition_channels != 3:
-        problems.append(
-            f"the local fuser takes maps of {local.condition_channels} channels (as "
-            "Uni-ControlNet does); launch.sample gives 3"
-        )
-    tokens = opened.configs.get("global_fuser")
-    if request.exemplars and images and tokens and images.projection_dim != tokens.embedding_dim:
-        problems.append(
-            f"the image encoder's embeddings are {images.projection_dim} wide, the global fuser "
-            f"takes {tokens.embedding_dim}; it wants the CLIP it was trained with (ViT-L/14)"
-        )
-    if problems:
-        raise RequestError("\n- ".join(["the checkpoints do not fit the request:", *problems]))
 
 
 def _make_table(request: SampleRequest, schedule: ScheduleConfig) -> SamplerTable:
@@ -161,8 +139,10 @@ def _prepare(
     ids = tokenizer(prompts, long_prompts=config.long_prompts)
     embeddings = encode_prompts(model, jnp.asarray(ids), dtype=dtype)
     exemplars = None
+    pixels = None
     if request.exemplars:
         pixels = exemplar_pixels(inputs, model.config.image_encoder.image_size)
+    if pixels is not None:
         present = np.array([path is not None for path in request.exemplars], np.float32)
         # A layer left out has a zero embedding, as in training; that of a black image is not zero.
         exemplars = encode_exemplars(model, jnp.asarray(pixels)[None], dtype=dtype)
@@ -195,7 +175,8 @@ def _sample_batch(
     def repeat(array: Any) -> Any:
         return None if array is None else jnp.repeat(array, config.batch_size, axis=0)
 
-    condition = prepared.condition.replace(
+    condition = dataclasses.replace(
+        prepared.condition,
         depth_maps=repeat(prepared.condition.depth_maps),
         exemplar_embeddings=repeat(prepared.condition.exemplar_embeddings),
         masks=repeat(prepared.condition.masks),
@@ -203,7 +184,7 @@ def _sample_batch(
     guided = config.guidance_scale != 1 or config.image_guidance_scale != 0
     scale = model.config.vae.downsampling
     label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    with tqdm(total=table.timesteps.shape[0], desc=label, unit="step", file=sys.stderr) as bar:
+    with StepBar(table.timesteps.shape[0], label) as bar:
         latents = compose_latents(
             model,
             repeat(prepared.text),

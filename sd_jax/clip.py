@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sd_jax.attention import attention
 from sd_jax.layers import LayerNorm
-from sd_jax.typing import Array, Dtype, Float, Int
+from sd_jax.typing import Array, Dtype, Float, Int, apply_module
 
 
 def quick_gelu(inputs: Array) -> Array:
@@ -227,7 +227,7 @@ def encode_text(
             f"{num_ids} token ids are no multiple of {length}, the longest prompt of this model; "
             "pad every chunk to the full length (Tokenizer does)"
         )
-    hidden_states = CLIPTextModel(config, dtype).apply(
-        {"params": params}, input_ids.reshape(-1, length)
+    hidden_states = apply_module(
+        CLIPTextModel(config, dtype), {"params": params}, input_ids.reshape(-1, length)
     )
     return hidden_states.reshape(batch, num_ids, -1)

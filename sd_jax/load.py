@@ -69,12 +69,17 @@ def open_checkpoints(
     Raises:
       CheckpointError: a checkpoint is not there, damaged, or of another architecture.
     """
-    opened = [
-        _open_converted(path, components, num_heads, use_ema)
-        if is_converted(path)
-        else _open_source(path, components, num_heads, use_ema)
-        for path in paths
-    ]
+    opened, errors = [], []
+    for path in paths:
+        open_one = _open_converted if is_converted(path) else _open_source
+        try:
+            opened.append(open_one(path, components, num_heads, use_ema))
+        except ValueError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise CheckpointError("\n".join(map(str, errors)))
+    if errors:
+        raise errors[0]
     configs: dict[str, Any] = {}
     readers: dict[str, Callable[[], Params]] = {}
     for item in reversed(opened):
@@ -192,4 +197,4 @@ def cast_params(model: Model, dtype: Any, leave: Collection[str] = ()) -> Model:
         name: tree if name in leave else jax.tree.map(cast, tree)
         for name, tree in model.params.items()
     }
-    return model.replace(params=params)
+    return dataclasses.replace(model, params=params)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sd_jax.clip import CLIPVisionConfig, CLIPVisionModel
-from sd_jax.typing import Array, Bool, Dtype, Float, Params
+from sd_jax.typing import Array, Bool, Dtype, Float, Params, apply_module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,4 +66,4 @@ def flag_images(
     config: SafetyCheckerConfig, params: Params, pixels: Float[Array, "b h w 3"]
 ) -> Bool[Array, " b"]:
     """Returns True for each image that the checker would black out."""
-    return SafetyChecker(config).apply({"params": params}, pixels)
+    return apply_module(SafetyChecker(config), {"params": params}, pixels)

@@ -81,7 +81,8 @@ def sampler_step(
     signal, sigma = jnp.sqrt(row.alphas_cumprod), jnp.sqrt(1.0 - row.alphas_cumprod)
     x0 = (state.latents - sigma * noise) / signal
     latents = row.x0 * x0 + row.noise * noise + row.previous_x0 * state.x0
-    latents += row.fresh_noise * initial_noise(keys, noise.shape[1:])
+    _, height, width, channels = noise.shape
+    latents += row.fresh_noise * initial_noise(keys, (height, width, channels))
     return SamplerState(latents, x0)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from sd_jax.convert.table import abstract_params
 from sd_jax.files import LazyTensor
 from sd_jax.schedule import NoiseSchedule
-from sd_jax.typing import Array, DenoiseFn, Float, Params
+from sd_jax.typing import Array, DenoiseFn, Float, Params, flat_params, nested_params
 from sd_jax.unet import UNetConfig
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -93,9 +92,8 @@ def formula_params(module: nn.Module, *inputs: Any) -> Params:
       *inputs: arguments of one call, or `jax.ShapeDtypeStruct`s of them.
     """
     shapes = [jax.ShapeDtypeStruct(item.shape, item.dtype) for item in inputs]
-    flat = flax.traverse_util.flatten_dict(abstract_params(module, *shapes), sep="/")
     params = {}
-    for path, leaf in flat.items():
+    for path, leaf in flat_params(abstract_params(module, *shapes)).items():
         values = formula_normal(path, leaf.shape)
         if len(leaf.shape) >= 2:
             values *= np.float32(1.0 / math.sqrt(math.prod(leaf.shape[:-1])))
@@ -103,7 +101,7 @@ def formula_params(module: nn.Module, *inputs: Any) -> Params:
             values *= np.float32(0.1)
             values += np.float32(path.endswith("/scale"))
         params[path] = jnp.asarray(values)
-    return flax.traverse_util.unflatten_dict(params, sep="/")
+    return nested_params(params)
 
 
 def relative_rms(actual: Any, expected: Any) -> float:

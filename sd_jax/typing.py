@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import flax.linen as nn
+import flax.traverse_util
 import jax
 from jax import Array
 
@@ -39,6 +41,29 @@ DenoiseFn: TypeAlias = Callable[[Array, Array], Array]
 KeyArray: TypeAlias = jax.Array
 """A typed key of `jax.random.key`, or an old-style uint32 one."""
 
+
+def flat_params(params: Params) -> dict[str, Any]:
+    """Returns the leaves by path, joined by "/"."""
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def nested_params(flat: Mapping[str, Any]) -> Params:
+    """Returns the tree of leaves by path; undoes `flat_params`."""
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def apply_module(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Returns the output of `module.apply`, without the variables that its type allows for.
+
+    Args:
+      module: any linen module.
+      variables: `{"params": ...}` and what else it reads.
+      *args: of one call.
+      **kwargs: likewise, and `method`; not `mutable`, with which variables are returned too.
+    """
+    return module.apply(variables, *args, **kwargs)
+
+
 __all__ = [
     "Array",
     "Bool",
@@ -50,4 +75,7 @@ __all__ = [
     "Num",
     "PRNGKeyArray",
     "Params",
+    "apply_module",
+    "flat_params",
+    "nested_params",
 ]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sd_jax.attention import Attention
 from sd_jax.layers import Conv1x1, Conv3x3, Downsample, GroupNorm, ResnetBlock, Upsample
-from sd_jax.typing import Array, Dtype, Float, KeyArray, Params
+from sd_jax.typing import Array, Dtype, Float, KeyArray, Params, apply_module
 
 _EPSILON = 1e-6
 
@@ -220,7 +220,8 @@ def encode_images(
     dtype: Dtype = jnp.float32,
 ) -> Float[Array, "b lh lw l"]:
     """Returns scaled latents: a sample of the posterior, or its mean without a key."""
-    posterior = AutoencoderKL(config, dtype).apply({"params": params}, images, method="encode")
+    module = AutoencoderKL(config, dtype)
+    posterior = apply_module(module, {"params": params}, images, method="encode")
     latents = posterior.mean if key is None else posterior.sample(key)
     return latents * config.scaling_factor
 

@@ -9,9 +9,19 @@ from sd_jax.files import LazyTensor
 _CONTEXT = "attn2.to_k.weight"
 _SUPPORTED = "Stable Diffusion 1.x is supported"
 
+_OTHERS = (
+    (("pre_extractor",), "this is Uni-ControlNet; it needs cnc_jax (launch.convert loads it)"),
+    (("body.0.block1.weight", "adapter.body."), "this holds a T2I- or FG-DM adapter"),
+)
 
-def likely_causes(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """Returns what the names and shapes of a file suggest that it is, most telling first."""
+
+def likely_causes(tensors: Mapping[str, LazyTensor], *, known: bool) -> list[str]:
+    """Returns what the names and shapes of a file suggest that it is, most telling first.
+
+    Args:
+      tensors: of the file.
+      known: whether a component was found in it; what else it holds is then no cause.
+    """
     telling = (
         (
             ("lora_", ".lora_down", ".lora_up", ".lora_A.", ".lora_B."),
@@ -29,13 +39,11 @@ def likely_causes(tensors: Mapping[str, LazyTensor]) -> list[str]:
             ("cond_stage_model.model.",),
             f"this is Stable Diffusion 2.x (OpenCLIP text encoder); {_SUPPORTED}",
         ),
-        (("pre_extractor",), "this is Uni-ControlNet; it needs cnc_jax (launch.convert loads it)"),
-        (("body.0.block1.weight", "adapter.body."), "this holds a T2I- or FG-DM adapter"),
         (("module.",), "the names carry a `module.` prefix of data-parallel training; strip it"),
     )
     causes = [
         cause
-        for fragments, cause in telling
+        for fragments, cause in (*telling, *(() if known else _OTHERS))
         if any(fragment in name for name in tensors for fragment in fragments)
     ]
     causes += _by_shape(tensors)

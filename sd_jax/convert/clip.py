@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.blocks import LEAF, count, nested
 from sd_jax.convert.ldm import Shapes
@@ -44,7 +47,7 @@ TEXT_ALIASES: tuple[tuple[str, str], ...] = (
 """transformers 5 writes a CLIPTextModel without its prefix."""
 
 
-def infer_text(shapes: Shapes, hints: dict) -> CLIPTextConfig:
+def infer_text(shapes: Shapes, hints: Mapping[str, Any]) -> CLIPTextConfig:
     """Returns the sizes of a text tower; `hints` is its config.json, if there is one."""
     vocab_size, width = shapes["text_model.embeddings.token_embedding.weight"]
     return CLIPTextConfig(
@@ -80,7 +83,7 @@ def vision_modules(config: CLIPVisionConfig) -> dict[str, str]:
     }
 
 
-def infer_vision(shapes: Shapes, hints: dict, prefix: str = "") -> CLIPVisionConfig:
+def infer_vision(shapes: Shapes, hints: Mapping[str, Any], prefix: str = "") -> CLIPVisionConfig:
     """Returns the sizes of an image tower; `hints` is its config.json, if there is one."""
     hints = hints.get("vision_config", hints)  # of a whole CLIPModel, or of a safety checker
     model = f"{prefix}vision_model"
@@ -123,7 +126,7 @@ SAFETY_ALIASES: tuple[tuple[str, str], ...] = (
 """transformers 5 writes a CLIPVisionModel inside another model without its inner prefix."""
 
 
-def infer_safety(shapes: Shapes, hints: dict) -> SafetyCheckerConfig:
+def infer_safety(shapes: Shapes, hints: Mapping[str, Any]) -> SafetyCheckerConfig:
     """Returns the sizes of a safety checker; `hints` is its config.json, if there is one."""
     return SafetyCheckerConfig(
         vision=infer_vision(shapes, hints, "vision_model."),

@@ -90,6 +90,16 @@ class Component:
         return make_table(self.abstract_params(config), spec.modules(config), spec.pointwise)
 
 
+def in_both_layouts(original: Layout, folder: str) -> dict[LayoutName, Layout]:
+    """Returns the two layouts of a component whose names differ by their prefix alone.
+
+    Args:
+      original: with the prefix of the original layout.
+      folder: the prefix in diffusers' layout.
+    """
+    return {"ldm": original, "diffusers": dataclasses.replace(original, prefix=folder)}
+
+
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
     """Returns an abstract float32 array."""
     return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -219,16 +229,16 @@ IMAGE_ENCODER = Component(
     config_class=CLIPVisionConfig,
     module=CLIPVisionModel,
     inputs=lambda config: (floats(1, config.image_size, config.image_size, 3),),
-    layouts={
-        name: Layout(
-            prefix,
+    layouts=in_both_layouts(
+        Layout(
+            "image_encoder.",
             clip.vision_modules,
             clip.infer_vision,
             # A whole CLIPModel holds the text tower too.
             ignored=(r".*position_ids", r"text_model\..*", r"text_projection\..*", r"logit_scale"),
-        )
-        for name, prefix in (("ldm", "image_encoder."), ("diffusers", "image_encoder/"))
-    },
+        ),
+        "image_encoder/",
+    ),
 )
 
 SAFETY_CHECKER = Component(
@@ -236,15 +246,15 @@ SAFETY_CHECKER = Component(
     config_class=SafetyCheckerConfig,
     module=SafetyChecker,
     inputs=lambda config: (floats(1, config.vision.image_size, config.vision.image_size, 3),),
-    layouts={
-        name: Layout(
-            prefix,
+    layouts=in_both_layouts(
+        Layout(
+            "safety_checker.",
             clip.safety_modules,
             clip.infer_safety,
             aliases=clip.SAFETY_ALIASES,
-        )
-        for name, prefix in (("ldm", "safety_checker."), ("diffusers", "safety_checker/"))
-    },
+        ),
+        "safety_checker/",
+    ),
 )
 
 CONTROLNET = Component(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 
@@ -33,7 +32,7 @@ from sd_jax.convert.table import Kind, make_table, their_shape, to_theirs
 from sd_jax.files import LazyTensor, open_tensors, write_safetensors, write_torch
 from sd_jax.files.directory import complete_directory
 from sd_jax.schedule import ScheduleConfig
-from sd_jax.typing import Params
+from sd_jax.typing import Params, flat_params, nested_params
 
 FlatShapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -84,7 +83,7 @@ def weights_of_model(
       origins: of the weights, if names of loaded files are to be kept.
       tokenizer: folder with the tokenizer's files.
     """
-    flat = {name: flax.traverse_util.flatten_dict(tree, sep="/") for name, tree in params.items()}
+    flat = {name: flat_params(tree) for name, tree in params.items()}
     shapes = {
         name: {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
         for name, leaves in flat.items()
@@ -102,9 +101,9 @@ def weights_of_converted(converted: Converted) -> Weights:
     def read(name: str) -> Mapping[str, Any]:
         if name not in held:
             held.clear()
-            abstract = flax.traverse_util.unflatten_dict(shapes[name], sep="/")
+            abstract = nested_params(shapes[name])
             tree = load_params(converted.path / "params" / name, abstract)
-            held[name] = flax.traverse_util.flatten_dict(tree, sep="/")
+            held[name] = flat_params(tree)
         return held[name]
 
     return Weights(
@@ -144,7 +143,7 @@ def tensors_in_layout(
         if spec is None:
             raise ExportError(f"{component.name} has no place in layout {layout!r}")
         config = weights.configs[component.name]
-        abstract = flax.traverse_util.unflatten_dict(weights.shapes[component.name], sep="/")
+        abstract = nested_params(weights.shapes[component.name])
         for entry in make_table(abstract, spec.modules(config), spec.pointwise):
             tensors.append(
                 _lazy(weights, spec.prefix + entry.name, component.name, entry.path, entry.kind)

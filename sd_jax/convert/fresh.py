@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 
 from sd_jax.convert.component import Component
+from sd_jax.typing import flat_params
 
 _EMBEDDING_DEVIATION = 0.02
 
@@ -29,7 +29,7 @@ def fresh_params(component: Component, config: Any, seed: int = 0) -> dict[str, 
       config: its sizes.
       seed: of the draws.
     """
-    flat = flax.traverse_util.flatten_dict(component.abstract_params(config), sep="/")
+    flat = flat_params(component.abstract_params(config))
     return {path: _fresh(path, flat, component, seed) for path in flat}
 
 

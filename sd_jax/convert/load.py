@@ -6,15 +6,14 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 
 from sd_jax.convert.causes import likely_causes
 from sd_jax.convert.component import Component, Layout
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.source import CheckpointError, Source
-from sd_jax.convert.table import Entry, to_ours
-from sd_jax.typing import Params
+from sd_jax.convert.table import Entry, Kind, to_ours
+from sd_jax.typing import Params, nested_params
 
 # What a folder's config.json may say of the architecture that no shape tells.
 _ARCHITECTURE = {
@@ -42,7 +41,7 @@ class Record:
 
     name: str
     path: str | None
-    kind: str = "same"
+    kind: Kind = "same"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,63 +94,118 @@ def plan_loading(
         cause.
     """
     configs: dict[str, Any] = {}
-    entries: dict[str, tuple[Entry, ...]] = {}
+    parts: dict[str, _Part] = {}
     problems: list[str] = []
-    fresh: list[str] = []
     for component in components:
         layout = component.layouts.get(source.layout)
-        if layout is None:
+        if layout is None or not layout.is_in(_names_of(source, layout)):
             continue
-        names = _names_of(source, layout, ema=use_ema and component.name == "unet")
-        if not layout.is_in(names):
-            continue
-        shapes = {name: source.tensors[full].shape for name, full in names.items()}
-        hints = dict(source.hints.get(component.name, {}))
-        if num_heads is not None:
-            hints["num_heads"] = num_heads
-        elif "unet" in configs:
-            # A copy of the encoder has its heads, unless a config.json of its own says otherwise.
-            hints.setdefault("num_heads_of_unet", configs["unet"].num_heads)
-        if "unet" in configs:
-            hints.setdefault("norm_num_groups_of_unet", configs["unet"].norm_num_groups)
-        problems += [
-            f"{component.name}/config.json: {name} is {hints[name]!r}, supported is {value!r}"
-            for name, value in _ARCHITECTURE.items()
-            if name in hints and hints[name] != value
-        ]
         try:
-            config = layout.infer(shapes, hints)
-            table = component.table(source.layout, config)
-        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
-            problems.append(
-                f"{component.name}: the sizes cannot be told from the shapes; "
-                f"no tensor or shape as expected for {error}"
-            )
+            names = _names_of(source, layout)
+            if use_ema and component.name == "unet":
+                names = _averaged(source, layout, names)
+            hints = _hints(source, component, configs.get("unet"), num_heads)
+            part = _plan_component(source, component, layout, names, hints)
+        except CheckpointError as error:
+            problems.append(str(error))
             continue
-        configs[component.name] = config
-        checked, component_problems, missing = _check(component, layout, table, names, shapes)
-        problems += component_problems
-        if component.name in may_be_fresh:
-            fresh += [f"{component.name}/{entry.path}" for entry in missing]
-        else:
-            problems += [f"missing: {layout.prefix}{entry.name} {entry.shape}" for entry in missing]
-        entries[component.name] = checked
+        configs[component.name] = part.config
+        parts[component.name] = part
+        problems += part.problems
+        if component.name not in may_be_fresh:
+            problems += [
+                f"missing: {layout.prefix}{entry.name} {entry.shape}" for entry in part.missing
+            ]
     problems += disagreements(configs)
     if problems or not configs:
-        raise CheckpointError(_message(source, problems, likely_causes(source.tensors)))
+        causes = likely_causes(source.tensors, known=bool(configs))
+        raise CheckpointError(_message(source, problems, causes))
+    entries = {name: part.found for name, part in parts.items()}
+    fresh = [f"{name}/{entry.path}" for name, part in parts.items() for entry in part.missing]
     unused = tuple(name for name in source.tensors if name not in _used(entries))
     return Plan(source, configs, entries, tuple(fresh), unused)
 
 
-def _names_of(source: Source, layout: Layout, *, ema: bool) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What a source holds of one component."""
+
+    config: Any
+    found: tuple[Entry, ...]
+    missing: tuple[Entry, ...]
+    problems: tuple[str, ...]
+
+
+def _hints(
+    source: Source, component: Component, unet: Any, num_heads: int | None
+) -> dict[str, Any]:
+    """Returns what is known of a component beside the shapes of its tensors."""
+    hints = dict(source.hints.get(component.name, {}))
+    if unet is not None:
+        # A copy of the encoder has its sizes, unless a config.json of its own says otherwise.
+        hints["num_heads_of_unet"] = unet.num_heads
+        hints["norm_num_groups_of_unet"] = unet.norm_num_groups
+    if num_heads is not None:
+        hints["num_heads"] = num_heads
+    return hints
+
+
+def _plan_component(
+    source: Source,
+    component: Component,
+    layout: Layout,
+    names: Mapping[str, str],
+    hints: Mapping[str, Any],
+) -> _Part:
+    """Returns what the source holds of a component.
+
+    Raises:
+      CheckpointError: so much is wrong that its sizes cannot be told.
+    """
+    shapes = {name: source.tensors[full].shape for name, full in names.items()}
+    try:
+        config = layout.infer(shapes, hints)
+        table = component.table(source.layout, config)
+    except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{component.name}: the sizes cannot be told from the shapes; "
+            f"no tensor or shape as expected for {error}"
+        ) from error
+    problems = [
+        f"{component.name}/config.json: {name} is {hints[name]!r}, supported is {value!r}"
+        for name, value in _ARCHITECTURE.items()
+        if name in hints and hints[name] != value
+    ]
+    found, missing = [], []
+    for entry in table:
+        if entry.name not in names:
+            missing.append(entry)
+        elif (kind := _stored_kind(entry, shapes[entry.name])) is None:
+            problems.append(
+                f"wrong shape: {names[entry.name]} is {shapes[entry.name]}, expected {entry.shape}"
+            )
+        else:
+            found.append(Entry(entry.path, names[entry.name], kind, shapes[entry.name]))
+    known = {entry.name for entry in table}
+    problems += [
+        f"unexpected: {names[name]} {shapes[name]}"
+        for name in names
+        if name not in known and not layout.is_ignored(name)
+    ]
+    return _Part(config, tuple(found), tuple(missing), tuple(problems))
+
+
+def _names_of(source: Source, layout: Layout) -> dict[str, str]:
     """Returns {name in the table's spelling: full name in the file} under the layout's prefix."""
-    names = {
+    return {
         layout.canonical(name[len(layout.prefix) :]): name
         for name in source.tensors
         if name.startswith(layout.prefix)
     }
-    if not ema:
-        return names
+
+
+def _averaged(source: Source, layout: Layout, names: Mapping[str, str]) -> dict[str, str]:
+    """Returns the same names with those of their averages in the file."""
     # LitEma drops the dots: model_ema.diffusion_modelinput_blocks00weight
     averaged = {
         name: "model_ema." + f"{layout.prefix.removeprefix('model.')}{name}".replace(".", "")
@@ -160,47 +214,19 @@ def _names_of(source: Source, layout: Layout, *, ema: bool) -> dict[str, str]:
     absent = [full for full in averaged.values() if full not in source.tensors]
     if absent:
         raise CheckpointError(
-            f"{source.path}: use_ema asks for averaged weights, but {len(absent)} of "
-            f"{len(averaged)} are not in the file (such as {absent[0]}); load it without use_ema"
+            f"use_ema asks for averaged weights, but {len(absent)} of {len(averaged)} are not in "
+            f"the file (such as {absent[0]}); load it without use_ema"
         )
     return averaged
 
 
-def _check(
-    component: Component,
-    layout: Layout,
-    table: tuple[Entry, ...],
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[tuple[Entry, ...], list[str], list[Entry]]:
-    """Returns the entries that are there, under the file's names; problems; missing entries."""
-    found, problems, missing = [], [], []
-    for entry in table:
-        if entry.name not in names:
-            missing.append(entry)
-            continue
-        kind = entry.kind
-        if shapes[entry.name] != entry.shape:
-            other = _other_rank(entry, shapes[entry.name])
-            if other is None:
-                problems.append(
-                    f"wrong shape: {names[entry.name]} is {shapes[entry.name]}, "
-                    f"expected {entry.shape}"
-                )
-                continue
-            kind = other
-        found.append(Entry(entry.path, names[entry.name], kind, shapes[entry.name]))
-    known = {entry.name for entry in table}
-    problems += [
-        f"unexpected: {names[name]} {shapes[name]}"
-        for name in names
-        if name not in known and not layout.is_ignored(name)
-    ]
-    return tuple(found), problems, missing
+def _stored_kind(entry: Entry, shape: tuple[int, ...]) -> Kind | None:
+    """Returns how a tensor of this shape becomes ours; None if it is of another shape.
 
-
-def _other_rank(entry: Entry, shape: tuple[int, ...]) -> str | None:
-    """Returns the kind for a dense layer stored as 1x1 convolution or the reverse, or None."""
+    A dense layer may be stored as 1x1 convolution, and the reverse.
+    """
+    if shape == entry.shape:
+        return entry.kind
     if entry.kind == "pointwise" and shape == entry.shape[:2]:
         return "linear"
     if entry.kind == "linear" and shape == (*entry.shape, 1, 1):
@@ -281,4 +307,4 @@ def read_component(
             for path, array in fresh_params(component, plan.configs[component.name]).items()
             if path in fresh
         }
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return nested_params(flat)

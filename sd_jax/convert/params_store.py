@@ -9,13 +9,12 @@ import json
 import zlib
 from pathlib import Path
 
-import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from sd_jax.convert.source import CheckpointError
-from sd_jax.typing import Params
+from sd_jax.typing import Params, flat_params, nested_params
 
 _SHOWN = 40
 _AGAIN = "copy it or convert the source again"
@@ -43,7 +42,7 @@ def params_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         raise CheckpointError(f"{folder}: its metadata is missing or not readable; {_AGAIN}")
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for path, leaf in flax.traverse_util.flatten_dict(metadata.tree, sep="/").items()
+        for path, leaf in flat_params(metadata.tree).items()
     }
 
 
@@ -60,7 +59,7 @@ def load_params(folder: Path, abstract: Params) -> Params:
     """
     stored = params_shapes(folder)
     _check_shapes(folder, stored, abstract)
-    tree = flax.traverse_util.unflatten_dict(stored, sep="/")
+    tree = nested_params(stored)
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -78,11 +77,10 @@ def load_params(folder: Path, abstract: Params) -> Params:
 
 
 def _checksums(params: Params) -> dict[str, int]:
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
     return {
         # A view of bytes, as zlib takes no bfloat16.
-        path: zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        for path, array in flat.items()
+        path: zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for path, array in flat_params(params).items()
     }
 
 
@@ -92,10 +90,7 @@ def _checksum_file(folder: Path) -> Path:
 
 def _check_shapes(folder: Path, stored: dict[str, jax.ShapeDtypeStruct], abstract: Params) -> None:
     found = {path: tuple(leaf.shape) for path, leaf in stored.items()}
-    expected = {
-        path: tuple(leaf.shape)
-        for path, leaf in flax.traverse_util.flatten_dict(abstract, sep="/").items()
-    }
+    expected = {path: tuple(leaf.shape) for path, leaf in flat_params(abstract).items()}
     problems = [f"missing: {path}" for path in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected: {path}" for path in sorted(found.keys() - expected.keys())]
     problems += [

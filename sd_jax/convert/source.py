@@ -54,7 +54,7 @@ _CLASSES = {
 }
 
 # A file of one component without a prefix: a telling name, the prefix it lacks.
-_BARE = (
+_BARE: tuple[tuple[str, str, LayoutName], ...] = (
     ("controlnet_cond_embedding.conv_in.weight", "controlnet/", "diffusers"),
     ("input_hint_block.0.weight", "control_model.", "ldm"),
     ("concept_embeds", "safety_checker/", "diffusers"),

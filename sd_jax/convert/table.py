@@ -18,9 +18,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-import flax.traverse_util
 import jax
 import numpy as np
+
+from sd_jax.typing import flat_params
 
 Kind = Literal["same", "linear", "pointwise", "conv"]
 Shape = tuple[int, ...]
@@ -93,9 +94,8 @@ def make_table(
     Raises:
       KeyError: a module of the tree is not in `modules`; a defect of the table.
     """
-    flat = flax.traverse_util.flatten_dict(abstract_params, sep="/")
     entries = []
-    for path, leaf in flat.items():
+    for path, leaf in flat_params(abstract_params).items():
         module, _, leaf_name = path.rpartition("/")
         kind: Kind = "same"
         if leaf_name == "kernel":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,18 @@ def message(settings: dict[str, Any], **changes: Any) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the messages are what is tested
         sample_from_config(config)
     return str(caught.value)
+
+
+def launch(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,43 @@ def test_all_problems_are_listed_together(settings):
         assert part in text
 
 
+def test_settings_files_and_checkpoints_are_listed_together(settings, tmp_path):
+    masks = str(tmp_path / "no_mask.png")
+    text = message(
+        settings,
+        height=65,
+        masks=masks,
+        residual_scales="1,2",
+        checkpoint=f"{settings['checkpoint']},{tmp_path / 'a.ckpt'},{tmp_path / 'b.ckpt'}",
+    )
+    for part in ("height must be", "no_mask.png", "a.ckpt: no such", "b.ckpt: no such"):
+        assert part in text
+    text = message(settings, height=2**20, masks=masks, residual_scales="1,2")
+    for part in ("height must be at most 8192", "no_mask.png", "residual_scales has 2 numbers"):
+        assert part in text
+
+
+def test_names_with_commas(settings, tmp_path):
+    mask = tmp_path / "a, b.png"
+    mask.write_bytes(Path(settings["masks"]).read_bytes())
+    config = get_config()
+    config.update({**settings, "masks": json.dumps([str(mask)])})
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        sample_from_config(config)
+    assert "begins like a JSON list" in message(settings, masks="[a.png")
+    assert "must be a JSON list of texts" in message(settings, masks="[1]")
+
+
+def test_layers_that_are_all_left_out(settings):
+    config = get_config()
+    config.update({**settings, "depth_maps": "-,-"})
+    with (
+        pytest.warns(UserWarning, match="depth_maps: every layer is left out"),
+        pytest.raises(AssertionError, match="a model was loaded"),
+    ):
+        sample_from_config(config)
+
+
 def test_files_that_cannot_be_used(settings, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
@@ -131,22 +181,7 @@ def test_an_empty_or_full_mask_is_allowed_with_a_warning(value, settings, tmp_pa
 
 
 def test_a_wrong_flag_ends_the_command_with_one_message(settings):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.sample",
-            "--config=configs/sample.py",
-            f"--config.checkpoint={settings['checkpoint']}",
-            "--config.height=65",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = launch("sample", f"--config.checkpoint={settings['checkpoint']}", "--config.height=65")
     assert done.returncode == 2
     assert "height must be a positive multiple of 64" in done.stderr
     assert "Traceback" not in done.stderr
@@ -159,3 +194,24 @@ def test_a_wrong_flag_ends_the_command_with_one_message(settings):
 def test_config_arguments_suggest_the_nearest_name(argument, expected):
     with pytest.raises(ValueError, match=expected):
         get_config(argument)
+
+
+@pytest.mark.parametrize("name", ["sample", "convert", "export", "demo"])
+def test_help_names_every_setting(name):
+    done = launch(name, "--help")
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "sample": [f"    {key} " for key in get_config()],
+        "convert": ["--source", "--surgery"],
+        "export": ["--layout", "--checkpoint"],
+        "demo": ["--output", "--size"],
+    }
+    for part in expected[name]:
+        assert part in done.stdout
+    assert "python -m launch" in done.stdout
+
+
+def test_unknown_arguments_end_the_command():
+    done = launch("sample", "height=64")
+    assert done.returncode == 2
+    assert "unknown arguments: height=64" in done.stderr
