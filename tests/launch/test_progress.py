@@ -1,0 +1,28 @@
+"""The bar whose first report is left out of its speed."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from launch.progress import StepBar
+
+
+def test_compiling_is_said_and_is_no_part_of_the_speed(capfd):
+    with StepBar(6, "seed 0") as bar:
+        time.sleep(0.5)
+        for _ in range(3):
+            time.sleep(0.01)
+            bar.update(2)
+    text = capfd.readouterr().err
+    assert "seed 0: compiling, then the first steps:   0%" in text
+    last = text.split("\r")[-1]
+    assert "6/6" in last
+    # Four steps in 0.02 s; with the first half second they would make less than 12 in a second.
+    assert float(re.search(r"([\d.]+)step/s", last)[1]) > 12
+
+
+def test_a_bar_without_steps_ends(capfd):
+    with StepBar(3, "seed 1"):
+        pass
+    assert "0/3" in capfd.readouterr().err
