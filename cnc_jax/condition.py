@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from cnc_jax.soft_guidance import MaskRule
+from sd_jax.guidance import stack_branches
 from sd_jax.typing import Array, Float
 from sd_jax.vae import VAEConfig
 
@@ -91,20 +91,16 @@ def concatenate_conditions(*conditions: Condition) -> Condition:
     All must hold the same fields with the same batch. What is shared by a batch (strengths, scales,
     intervals) is taken from the first.
     """
-
-    def join(*arrays: Array) -> Array:
-        return jnp.concatenate(arrays, axis=0)
-
     first = conditions[0]
     batched = ("depth_maps", "exemplar_embeddings", "masks")
     joined = {
-        name: jax.tree.map(join, *(getattr(condition, name) for condition in conditions))
+        name: stack_branches(*(getattr(condition, name) for condition in conditions))
         for name in batched
     }
     for name in ("exemplar_strengths", "depth_gains"):
         if getattr(first, name) is not None and len(_shape(getattr(first, name))) == 2:
             values = [jnp.asarray(getattr(condition, name)) for condition in conditions]
-            joined[name] = join(*values)
+            joined[name] = stack_branches(*values)
     return dataclasses.replace(first, **joined)
 
 

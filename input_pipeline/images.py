@@ -20,7 +20,6 @@ from PIL import Image, PngImagePlugin
 from input_pipeline.image_files import (
     DEEP_GREY_MODES,
     MAX_PIXELS,
-    ImageFileError,
     deep_grey,
     describe_not_finite,
     is_array_file,
@@ -114,24 +113,6 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> Float[np
         mask = to_unit_range(path, mask_values(path, open_picture(path)))
     mask = mask[..., 0] if mask.ndim == 3 else mask
     return np.array(_fit(Image.fromarray(mask), size, Image.Resampling.NEAREST))
-
-
-def check_image_files(paths: Mapping[str, str | Path]) -> list[str]:
-    """Return every problem of the named files, each found by decoding the whole file.
-
-    Args:
-        paths: What each file is for, and the file, as in `{"mask": "mask.png"}`.
-    """
-    problems = []
-    for name, path in paths.items():
-        try:
-            if is_array_file(path):
-                read_array(path, channels=(1, 3))
-            else:
-                open_picture(path)
-        except ImageFileError as error:
-            problems.append(f"{name}: {error}")
-    return problems
 
 
 def cover_crop_box(

@@ -16,9 +16,8 @@ from PIL import ExifTags, Image
 from skimage import data
 
 from input_pipeline import image_files
+from input_pipeline.image_files import ImageFileError
 from input_pipeline.images import (
-    ImageFileError,
-    check_image_files,
     clip_pixels,
     cover_crop_box,
     read_depth_map,
@@ -572,19 +571,6 @@ def test_no_flipped_byte_of_a_png_changes_pixels_in_silence(tmp_path):
         except ImageFileError:
             continue
         np.testing.assert_array_equal(photo, COFFEE[:12, :12])
-
-
-def test_check_image_files_finds_all_problems_at_once(tmp_path):
-    good = {
-        "photo": save(tmp_path / "photo.jpg", COFFEE),
-        "depth": save_array(tmp_path / "depth.npy", np.zeros((4, 4))),
-    }
-    assert check_image_files(good) == []
-    bad = unusable_files(tmp_path)
-    problems = check_image_files({**good, **{name: path for name, (path, _) in bad.items()}})
-    assert len(problems) == len(bad)
-    for problem, (name, (path, _)) in zip(problems, bad.items(), strict=True):
-        assert problem.startswith(f"{name}: {path}: ")
 
 
 # ---- CLIP's input
