@@ -7,8 +7,7 @@ in JAX: transformers runs it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,6 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
-
-    DepthEstimator = Callable[
-        [Sequence[UInt8[np.ndarray, "h w 3"]]], list[Float[np.ndarray, "h w"]]
-    ]
 
 _MODEL_TYPES = ("dpt", "depth_anything")
 _FOLDER_FILES = ("config.json", "preprocessor_config.json")
@@ -31,11 +26,46 @@ _CONSTANT_RELATIVE_RANGE = 1e-5
 _UNUSED_WEIGHTS = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*")
 
 
-def load_depth_estimator(path: str | Path) -> DepthEstimator:
-    """Return a function from photos in 0..255 to their depth maps in [0, 1], near = 1.
+class DepthEstimator:
+    """A network that tells depth, and its image processor.
 
-    Each map has the size of its photo and uses the whole range; a constant map becomes zero. The
-    network runs in float32, on the GPU if PyTorch sees one.
+    It runs in float32, on the GPU if PyTorch sees one; photos of one size run as one batch.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model, self._processor = model, processor
+
+    def __call__(
+        self, photos: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> list[Float[np.ndarray, "h w"]]:
+        """Return the depth maps of photos in 0..255, in [0, 1] with near = 1.
+
+        Each map has the size of its photo and uses the whole range; a constant one becomes zero.
+        """
+        return [normalise_depth(raw) for raw in self.raw(photos)]
+
+    def raw(self, photos: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float[np.ndarray, "h w"]]:
+        """Return inverse depth in the network's own unit, near = large.
+
+        Raises:
+            ValueError: If a photo is none, or the network gives NaN or infinite values.
+        """
+        _check_photos(photos)
+        maps = _predict(self._model, self._processor, photos)
+        metric = getattr(self._model.config, "depth_estimation_type", "relative") == "metric"
+        for index, values in enumerate(maps):
+            count = int((~np.isfinite(values)).sum())
+            if count:
+                raise ValueError(
+                    f"photo {index}: the depth map has {count} NaN or infinite values, expected "
+                    "none; the weights may be damaged, fetch the model again"
+                )
+        # A distance of zero happens where the network saturates.
+        return [1 / np.maximum(values, np.float32(1e-3)) for values in maps] if metric else maps
+
+
+def load_depth_estimator(path: str | Path) -> DepthEstimator:
+    """Return a pretrained depth network.
 
     Args:
         path: Folder of a transformers DPT or Depth Anything model with safetensors weights, or
@@ -55,18 +85,14 @@ def load_depth_estimator(path: str | Path) -> DepthEstimator:
     source, is_folder = _model_source(path)
     processor, model = _load_model(source, is_folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return partial(_estimate, model.eval().to(device), processor)
+    return DepthEstimator(model.eval().to(device), processor)
 
 
-def normalise_depth(
-    raw: Float[np.ndarray, "h w"], *, is_distance: bool = False
-) -> Float[np.ndarray, "h w"]:
+def normalise_depth(raw: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Return a raw depth map stretched to [0, 1] with near = 1; a constant one becomes zero.
 
     Args:
-        raw: Finite values, of inverse depth (near is large, the default) or distance.
-        is_distance: Whether `raw` holds distances, at least 0. Their inverse is what is
-            stretched, as in the maps of MiDaS that the models were trained on.
+        raw: Finite values of inverse depth: near is large.
 
     Raises:
         ValueError: If a value is NaN or infinite.
@@ -75,9 +101,6 @@ def normalise_depth(
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise ValueError(f"the depth map has {count} NaN or infinite values, expected none")
-    if is_distance:
-        # A distance of zero happens where the network saturates.
-        values = 1 / np.maximum(values, np.float32(1e-3))
     lowest, highest = values.min(), values.max()
     if highest - lowest <= _CONSTANT_RELATIVE_RANGE * max(abs(lowest), abs(highest)):
         return np.zeros_like(values)
@@ -143,10 +166,7 @@ def _load_model(source: str, is_folder: bool) -> tuple[Any, Any]:
     return processor, model
 
 
-def _estimate(
-    model: Any, processor: Any, photos: Sequence[UInt8[np.ndarray, "h w 3"]]
-) -> list[Float[np.ndarray, "h w"]]:
-    """Return the depth maps of photos, which may differ in size."""
+def _check_photos(photos: Sequence[np.ndarray]) -> None:
     problems = [
         f"photo {index} has shape {photo.shape} and type {photo.dtype}"
         for index, photo in enumerate(photos)
@@ -154,28 +174,23 @@ def _estimate(
     ]
     if problems:
         raise ValueError(f"{'; '.join(problems)}; expected uint8 [h w 3]")
-    is_distance = getattr(model.config, "depth_estimation_type", "relative") == "metric"
-    depth_maps = []
-    for index, photo in enumerate(photos):
-        raw = _predict(model, processor, photo)
-        try:
-            depth_maps.append(normalise_depth(raw, is_distance=is_distance))
-        except ValueError as error:
-            raise ValueError(
-                f"photo {index}: {error}; the weights may be damaged, fetch the model again"
-            ) from error
-    return depth_maps
 
 
 def _predict(
-    model: Any, processor: Any, photo: UInt8[np.ndarray, "h w 3"]
-) -> Float[np.ndarray, "h w"]:
-    """Return the network's output in the size of the photo."""
+    model: Any, processor: Any, photos: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> list[Float[np.ndarray, "h w"]]:
+    """Return the network's outputs in the sizes of the photos."""
     import torch
 
-    # As an image, since the processor would take an array three pixels high for channels first.
-    image = Image.fromarray(photo)
-    inputs = processor(image, return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        predicted = model(**inputs).predicted_depth[0].float().cpu().numpy()
-    return np.array(Image.fromarray(predicted).resize(image.size, Image.Resampling.BICUBIC))
+    # As images, since the processor would take an array three pixels high for channels first.
+    images = [Image.fromarray(photo) for photo in photos]
+    maps: list[Any] = [None] * len(images)
+    for size in dict.fromkeys(image.size for image in images):
+        indices = [index for index, image in enumerate(images) if image.size == size]
+        inputs = processor([images[index] for index in indices], return_tensors="pt")
+        with torch.inference_mode():
+            predicted = model(**inputs.to(model.device)).predicted_depth.float().cpu().numpy()
+        for index, values in zip(indices, predicted, strict=True):
+            resized = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+            maps[index] = np.array(resized)
+    return maps
