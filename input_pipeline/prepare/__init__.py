@@ -1,0 +1,1 @@
+"""Preparation: steps that add fields to records, one shard at a time."""

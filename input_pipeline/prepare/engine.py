@@ -1,0 +1,163 @@
+"""Runs a pipeline's steps over its shards: in this process, in several, or on Apache Beam.
+
+Steps run one after another over the shards of one task; a shard needs only the shards of the same
+number, so any number of tasks on any number of machines share the work without talking to each
+other: task i of n takes the shards i, i + n, i + 2n, ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from tqdm import tqdm
+
+from input_pipeline.prepare.pipeline import RAW, Pipeline
+from input_pipeline.prepare.run import make_shard
+
+Build = Callable[[], Pipeline]
+"""Makes the pipeline; picklable, so that workers can make it for themselves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """How the work is done; results do not depend on it.
+
+    Attributes:
+      workers: processes for steps on the CPU; 0 works in this one.
+      threads: of each process, for decoding and encoding.
+      task_index: which part of the shards is this task's.
+      task_count: parts.
+      beam_options: options of Apache Beam's pipeline, such as "--runner=FlinkRunner"; steps on the
+        CPU run there if this is not None.
+    """
+
+    workers: int = 0
+    threads: int = 4
+    task_index: int = 0
+    task_count: int = 1
+    beam_options: Sequence[str] | None = None
+
+    def shards(self, count: int) -> range:
+        """Returns the shards of this task."""
+        return range(self.task_index, count, self.task_count)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What a step took.
+
+    Attributes:
+      step: its name.
+      records: that went in, of the shards made now.
+      seconds: of wall time.
+      shards_made: now.
+      shards_kept: that were finished.
+    """
+
+    step: str
+    records: int
+    seconds: float
+    shards_made: int
+    shards_kept: int
+
+    @property
+    def rate(self) -> float:
+        """Records a second."""
+        return self.records / self.seconds if self.seconds else 0.0
+
+
+def run_steps(build: Build, engine: Engine) -> Iterator[StepReport]:
+    """Yields a report of each step when this task's shards of it are finished.
+
+    Args:
+      build: makes the pipeline.
+      engine: how.
+
+    Raises:
+      ValueError: lists what is wrong with the pipeline.
+    """
+    pipeline = build()
+    problems = pipeline.check()
+    if problems:
+        raise ValueError("\n- ".join(["the preparation cannot start:", *problems]))
+    on_device = {step.name: step.on_device for step in pipeline.steps}
+    for step in pipeline.recipes:
+        shards = list(engine.shards(pipeline.num_shards))
+        todo = [shard for shard in shards if pipeline.finished(step, shard) is None]
+        records = sum(len(pipeline.rows(shard)) for shard in todo)
+        start = time.perf_counter()
+        if todo:
+            with tqdm(total=records, desc=step, unit="record") as bar:
+                if on_device.get(step, False) or (
+                    engine.beam_options is None and engine.workers == 0
+                ):
+                    for shard in todo:
+                        make_shard(pipeline, step, shard, threads=engine.threads, report=bar.update)
+                elif engine.beam_options is not None:
+                    _run_on_beam(build, step, todo, engine)
+                    bar.update(records)
+                else:
+                    _run_in_processes(build, step, todo, engine, bar.update)
+        seconds = time.perf_counter() - start
+        yield StepReport(step, records, seconds, len(todo), len(shards) - len(todo))
+
+
+def _run_in_processes(
+    build: Build, step: str, shards: Sequence[int], engine: Engine, report: Callable[[int], object]
+) -> None:
+    # Spawned, not forked: the parent may hold locks of an accelerator's runtime.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(engine.workers, context, _initialise_worker) as pool:
+        make = functools.partial(_make_shard, build, step, engine.threads)
+        for future in as_completed([pool.submit(make, shard) for shard in shards]):
+            report(future.result())
+
+
+def _initialise_worker() -> None:
+    # Workers leave accelerators to the process that started them.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+@functools.lru_cache(maxsize=1)
+def _built(build: Build) -> Pipeline:
+    return build()
+
+
+def _make_shard(build: Build, step: str, threads: int, shard: int) -> int:
+    """Returns the number of records that went into the shard."""
+    pipeline = _built(build)
+    make_shard(pipeline, step, shard, threads=threads)
+    return len(pipeline.rows(shard))
+
+
+def _run_on_beam(build: Build, step: str, shards: Sequence[int], engine: Engine) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError(
+            'beam_options need Apache Beam: pip install ".[beam]"; without them, workers= runs '
+            "steps in processes of this machine"
+        ) from error
+    make = functools.partial(_make_shard, build, step, engine.threads)
+    with beam.Pipeline(options=PipelineOptions(list(engine.beam_options or ()))) as pipeline:
+        # Reshuffled, since runners fuse a step with its source, which is one bundle here.
+        _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | beam.Map(make)
+
+
+def unfinished(pipeline: Pipeline) -> dict[str, list[int]]:
+    """Returns the shards that are still to be made, by step."""
+    left = {
+        step: [n for n in range(pipeline.num_shards) if pipeline.finished(step, n) is None]
+        for step in pipeline.recipes
+    }
+    return {step: shards for step, shards in left.items() if shards}
+
+
+__all__ = ["RAW", "Build", "Engine", "StepReport", "run_steps", "unfinished"]

@@ -1,0 +1,126 @@
+"""What a step of preparation is: fields it needs, fields it adds, and how.
+
+A step works in three parts, so that decoding and encoding can run beside the computation:
+
+    record --decode--> values --compute, a batch at a time--> values --encode--> new fields
+
+and says of every record either its new fields or why the record is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from input_pipeline.schema import BY_NAME, Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A record that is left out of the data set.
+
+    Attributes:
+      reason: a few words, the same for all records that are left out for it.
+    """
+
+    reason: str
+
+
+class Step(Protocol):
+    """A step of preparation.
+
+    Attributes:
+      name: of its folder.
+      needs: fields that it reads.
+      adds: fields that it makes; of a field made before, the later step's counts.
+      settings: everything that its results depend on beside the record, as JSON holds it.
+      batch_size: values that `compute` takes at once.
+      drops: whether it may leave records out.
+      on_device: whether it wants an accelerator, of which one process has all.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def adds(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def settings(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def drops(self) -> bool: ...  # noqa: D102
+    @property
+    def on_device(self) -> bool: ...  # noqa: D102
+
+    def decode(self, record: Record) -> Any:
+        """Returns what `compute` takes of a record; runs in threads."""
+        ...
+
+    def compute(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Returns the results of up to `batch_size` values, in order."""
+        ...
+
+    def encode(self, result: Any) -> Record | Dropped:
+        """Returns the new fields; runs in threads."""
+        ...
+
+
+def fingerprints(steps: Sequence[Step], source: Mapping[str, Any]) -> dict[str, str]:
+    """Returns for each step what its results are a function of, as a short text.
+
+    They depend on its settings, on the steps that make the fields it needs, and on the earlier
+    steps that leave records out. What does not change keeps its results when another step does.
+
+    Args:
+      steps: in order.
+      source: of the raw records: its settings, as JSON holds them.
+    """
+    found: dict[str, str] = {}
+    makers = dict.fromkeys(BY_NAME, _digest(source))
+    droppers: list[str] = []
+    for step in steps:
+        inputs = sorted({makers[field] for field in step.needs}) + droppers
+        own = _digest([inputs, step.name, sorted(step.adds), dict(step.settings)])
+        found[step.name] = own
+        makers |= dict.fromkeys(step.adds, own)
+        if step.drops:
+            droppers.append(own)
+    return found
+
+
+def check_steps(steps: Sequence[Step], raw_fields: Sequence[str]) -> list[str]:
+    """Returns what is wrong with a list of steps, one text each.
+
+    Args:
+      steps: in order.
+      raw_fields: fields of the raw records.
+    """
+    problems = []
+    known = set(raw_fields)
+    names = [step.name for step in steps]
+    problems += [
+        f"step {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1
+    ]
+    for step in steps:
+        for field in step.needs:
+            if field not in known:
+                makers = [other.name for other in steps if field in other.adds]
+                hint = f"; put step {makers[0]!r} before it" if makers else ""
+                problems.append(
+                    f"step {step.name!r} needs the field {field!r}, which no step before it makes "
+                    f"and the raw data lack{hint}"
+                )
+        unknown = [field for field in step.adds if field not in BY_NAME]
+        problems += [f"step {step.name!r} adds the unknown field {field!r}" for field in unknown]
+        known |= set(step.adds)
+    return problems
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,287 @@
+"""Steps of preparation that run Stable Diffusion's networks in JAX, on all local devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline.codecs import decode_field, encode_picture
+from input_pipeline.images import clip_pixels
+from input_pipeline.prepare.dilation import dilate
+from input_pipeline.prepare.identity import identity
+from input_pipeline.schema import Record
+from launch.device_batches import DeviceBatches
+from sd_jax.clip import CLIPVisionModel, encode_text
+from sd_jax.convert.component import COMPONENTS
+from sd_jax.inpaint import check_inpainting, inpaint
+from sd_jax.load import cast_params, open_checkpoints
+from sd_jax.model import Model, StableDiffusionConfig
+from sd_jax.samplers import make_sampler
+from sd_jax.schedule import make_schedule, sampling_timesteps
+from sd_jax.tokenizer import Tokenizer, load_tokenizer
+from sd_jax.typing import apply_module
+from sd_jax.vae import AutoencoderKL
+
+
+@dataclasses.dataclass(frozen=True)
+class _NetworkStep:
+    """What all of them have.
+
+    Attributes:
+      checkpoint: that holds the networks, in any layout.
+      batch_size: records at once.
+      dtype: of parameters and computation.
+    """
+
+    checkpoint: str
+    batch_size: int = 8
+    dtype: str = "float32"
+    drops: bool = dataclasses.field(default=False, init=False)
+    on_device: bool = dataclasses.field(default=True, init=False)
+
+    @functools.cached_property
+    def batches(self) -> DeviceBatches:
+        """Batches over the local devices."""
+        return DeviceBatches(self.batch_size)
+
+    def load(self, *components: str) -> Model:
+        """Returns the networks wanted, on every device."""
+        opened = open_checkpoints([self.checkpoint], COMPONENTS)
+        missing = [name for name in components if name not in opened.configs]
+        if missing:
+            raise ValueError(
+                f"{self.checkpoint}: has no {', '.join(missing)}, which step "
+                f"{getattr(self, 'name', '')!r} needs; name another checkpoint"
+            )
+        model = cast_params(opened.load(StableDiffusionConfig, components), self.dtype)
+        return self.batches.replicate(model)
+
+    def tokenizer(self) -> Tokenizer:
+        """Returns the checkpoint's tokenizer, or CLIP's."""
+        return load_tokenizer(open_checkpoints([self.checkpoint], COMPONENTS).tokenizer)
+
+    @functools.cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What results depend on: all fields but those of speed."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("checkpoint", "name", "needs", "adds", "drops", "on_device")
+        }
+        return {**fields, "checkpoint": identity(Path(self.checkpoint))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Background(_NetworkStep):
+    """Paints what is behind the foreground; the defaults are upstream's.
+
+    Attributes:
+      dilation: side of the square that the mask grows by, in pixels.
+      prompt: what to paint.
+      negative_prompt: what not to.
+      guidance_scale: of the prompt.
+      num_steps: of DDIM.
+      seed: of the noise, together with the record's id.
+      keep: paste the image back where nothing was to paint (upstream does not).
+    """
+
+    dilation: int = 50
+    prompt: str = "empty scenery, ultra detailed, no people"
+    negative_prompt: str = "low resolution, worst quality, low quality"
+    guidance_scale: float = 10.0
+    num_steps: int = 25
+    seed: int = 0
+    keep: bool = False
+    name: str = dataclasses.field(default="background", init=False)
+    needs: tuple[str, ...] = dataclasses.field(default=("image", "mask"), init=False)
+    adds: tuple[str, ...] = dataclasses.field(default=("background",), init=False)
+
+    @functools.cached_property
+    def _paint(self) -> Any:
+        model = self.load("unet", "vae", "text_encoder")
+        check_inpainting(model)
+        dtype = jnp.dtype(self.dtype)
+        ids = self.tokenizer()([self.prompt, self.negative_prompt])
+        config = model.config
+        text = encode_text(
+            config.text_encoder, model.params["text_encoder"], jnp.asarray(ids), dtype=dtype
+        )
+        timesteps = sampling_timesteps(self.num_steps, config.schedule.num_train_timesteps)
+        table = make_sampler("ddim", make_schedule(config.schedule), timesteps)
+
+        def paint(images: jax.Array, masks: jax.Array, numbers: jax.Array) -> jax.Array:
+            keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(self.seed), n))(numbers)
+            contexts = (jnp.repeat(row[None], len(images), axis=0) for row in text)
+            return inpaint(
+                model,
+                images.astype(jnp.float32) / 127.5 - 1.0,
+                masks.astype(jnp.float32),
+                *contexts,
+                table,
+                keys,
+                guidance_scale=self.guidance_scale,
+                dtype=dtype,
+            )
+
+        return paint
+
+    def decode(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.uint32]:
+        """Returns image, grown mask and the number of the record's noise."""
+        name = f"{record['source']} record {record['id']}"
+        image = decode_field(name, "image", record["image"])
+        mask = decode_field(name, "mask", record["mask"]) > 127
+        return image, dilate(mask, self.dilation), np.uint32(zlib.crc32(record["id"].encode()))
+
+    def compute(self, values: Sequence[tuple[np.ndarray, np.ndarray, np.uint32]]) -> list[Any]:
+        """Returns the painted pictures, with what they were made of."""
+        painted = self.batches.run(self._paint, *map(list, zip(*values, strict=True)))
+        return [(image, *value[:2]) for image, value in zip(painted, values, strict=True)]
+
+    def encode(self, result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Record:
+        """Returns the background."""
+        painted, image, mask = result
+        if not np.isfinite(painted).all():
+            raise ValueError(f"the background is not finite in {self.dtype}; use float32")
+        pixels = np.rint(np.clip(painted * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+        if self.keep:
+            pixels = np.where(mask[..., None], pixels, image)
+        return {"background": encode_picture(pixels, "photo")}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEmbeddings(_NetworkStep):
+    """CLIP image embeddings: of the whole image (the foreground's exemplar) and its background.
+
+    Attributes:
+      background: also of the background.
+    """
+
+    background: bool = True
+    name: str = dataclasses.field(default="embeddings", init=False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The pictures."""
+        return ("image", "background") if self.background else ("image",)
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        """Their embeddings."""
+        return tuple(f"{name}_embedding" for name in self.needs)
+
+    @functools.cached_property
+    def _model(self) -> Model:
+        return self.load("image_encoder")
+
+    @functools.cached_property
+    def _embed(self) -> Any:
+        model = self._model
+        tower = CLIPVisionModel(model.config.image_encoder, jnp.dtype(self.dtype))
+        embed = jax.jit(lambda params, pixels: apply_module(tower, {"params": params}, pixels))
+        return functools.partial(embed, model.params["image_encoder"])
+
+    def decode(self, record: Record) -> list[np.ndarray]:
+        """Returns the pictures as CLIP sees them."""
+        name = f"{record['source']} record {record['id']}"
+        size = self._model.config.image_encoder.image_size
+        return [clip_pixels(decode_field(name, key, record[key]), size) for key in self.needs]
+
+    def compute(self, values: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Returns the embeddings of each record's pictures."""
+        columns = [self.batches.run(self._embed, column) for column in zip(*values, strict=True)]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def encode(self, result: list[np.ndarray]) -> Record:
+        """Returns the fields."""
+        return {name: row.astype(np.float32) for name, row in zip(self.adds, result, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents(_NetworkStep):
+    """Moments of the autoencoder's posterior, from which training samples anew each time."""
+
+    name: str = dataclasses.field(default="latents", init=False)
+    needs: tuple[str, ...] = dataclasses.field(default=("image",), init=False)
+    adds: tuple[str, ...] = dataclasses.field(default=("latent_mean", "latent_logvar"), init=False)
+
+    @functools.cached_property
+    def _moments(self) -> Any:
+        model = self.load("vae")
+        module = AutoencoderKL(model.config.vae, jnp.dtype(self.dtype))
+
+        @jax.jit
+        def moments(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            pixels = images.astype(jnp.float32) / 127.5 - 1.0
+            posterior = apply_module(module, {"params": params}, pixels, method="encode")
+            return posterior.mean, posterior.log_variance
+
+        return functools.partial(moments, model.params["vae"])
+
+    def decode(self, record: Record) -> np.ndarray:
+        """Returns the image."""
+        return decode_field(f"{record['source']} record {record['id']}", "image", record["image"])
+
+    def compute(self, values: Sequence[np.ndarray]) -> list[Any]:
+        """Returns the moments."""
+        return self.batches.run(self._moments, list(values))
+
+    def encode(self, result: tuple[np.ndarray, np.ndarray]) -> Record:
+        """Returns the fields, unscaled, in half precision."""
+        mean, logvar = result
+        return {
+            "latent_mean": mean.astype(np.float16),
+            "latent_logvar": logvar.astype(np.float16),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEmbeddings(_NetworkStep):
+    """States of the text encoder for every caption; the stream needs no tokenizer then.
+
+    Attributes:
+      num_captions: captions that are encoded; a record with fewer repeats its own in turn, one
+        with none gets the empty caption's.
+    """
+
+    num_captions: int = 5
+    name: str = dataclasses.field(default="text", init=False)
+    needs: tuple[str, ...] = dataclasses.field(default=("captions",), init=False)
+    adds: tuple[str, ...] = dataclasses.field(default=("text_embeddings",), init=False)
+
+    @functools.cached_property
+    def _tokens(self) -> Tokenizer:
+        return self.tokenizer()
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        model = self.load("text_encoder")
+        encode = functools.partial(
+            jax.jit(encode_text, static_argnums=0, static_argnames="dtype"),
+            model.config.text_encoder,
+            model.params["text_encoder"],
+            dtype=jnp.dtype(self.dtype),
+        )
+        # The captions of a record are rows of one batch.
+        return lambda ids: encode(ids.reshape(-1, ids.shape[-1])).reshape(*ids.shape, -1)
+
+    def decode(self, record: Record) -> np.ndarray:
+        """Returns the tokens of the captions."""
+        captions = record["captions"] or [""]
+        chosen = [captions[index % len(captions)] for index in range(self.num_captions)]
+        return self._tokens(chosen)
+
+    def compute(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the states."""
+        return self.batches.run(self._encode, list(values))
+
+    def encode(self, result: np.ndarray) -> Record:
+        """Returns the field."""
+        return {"text_embeddings": result.astype(np.float16)}
