@@ -68,9 +68,9 @@ class _NetworkStep:
         """Returns the checkpoint's tokenizer, or CLIP's."""
         return load_tokenizer(open_checkpoints([self.checkpoint], COMPONENTS).tokenizer)
 
-    @functools.cached_property
+    @property
     def settings(self) -> Mapping[str, Any]:
-        """What results depend on: all fields but those of speed."""
+        """What results depend on: all fields, as rows of other batch sizes round otherwise."""
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -56,7 +56,7 @@ class Depths:
         layers = ("foreground_depth", "background_depth") if self.layers else ()
         return ("depth", *layers, *(("normal",) if self.normals else ()))
 
-    @functools.cached_property
+    @property
     def settings(self) -> Mapping[str, Any]:
         """What results depend on."""
         return {"model": identity(self.model), "layers": self.layers, "normals": self.normals}

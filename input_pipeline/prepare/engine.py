@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tqdm import tqdm
 
-from input_pipeline.prepare.pipeline import RAW, Pipeline
+from input_pipeline.prepare.pipeline import Pipeline
 from input_pipeline.prepare.run import make_shard
 
 Build = Callable[[], Pipeline]
@@ -158,6 +158,3 @@ def unfinished(pipeline: Pipeline) -> dict[str, list[int]]:
         for step in pipeline.recipes
     }
     return {step: shards for step, shards in left.items() if shards}
-
-
-__all__ = ["RAW", "Build", "Engine", "StepReport", "run_steps", "unfinished"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.codecs import decode_field, encode_picture
+from input_pipeline.prepare.identity import identity
 from input_pipeline.prepare.step import Dropped
 from input_pipeline.schema import Record
 
@@ -106,12 +106,11 @@ class SaliencyMask:
     drops: bool = True
     on_device: bool = False
 
-    @functools.cached_property
+    @property
     def settings(self) -> Mapping[str, Any]:
         """What results depend on."""
-        digest = hashlib.sha256(self.model.read_bytes()).hexdigest()
         return {
-            "saliency": digest,
+            "saliency": identity(self.model),
             "threshold": self.threshold,
             **dataclasses.asdict(self.coverage),
         }

@@ -3,6 +3,7 @@
     WORKDIR/raw/NAME-train.array_record-00003-of-00016        raw records, as the source gives them
     WORKDIR/STEP/NAME-train.array_record-00003-of-00016       id and the fields that the step adds
     WORKDIR/STEP/NAME-train.array_record-00003-of-00016.left_out.json   which records, and why
+    OUTPUT/NAME-train.array_record-00003-of-00016             all fields, for training
 
 A shard of a step holds the records of the raw shard of the same number that the step and those
 before it keep. It is a function of the raw shard and the settings, so it does not matter who makes
@@ -21,7 +22,9 @@ from typing import Any, Protocol
 
 from input_pipeline.prepare.step import Step, check_steps, fingerprints
 from input_pipeline.schema import Record
+from input_pipeline.shards.assemble import write_manifest
 from input_pipeline.shards.atomic import write_file
+from input_pipeline.shards.manifest import Manifest
 from input_pipeline.shards.readers import Shard
 from input_pipeline.shards.shard import (
     ShardInfo,
@@ -34,6 +37,7 @@ from input_pipeline.shards.shard import (
 )
 
 RAW = "raw"
+PACK = "shards"
 UNREADABLE = "unreadable"
 
 
@@ -46,9 +50,12 @@ class RecordSource(Protocol):
       palette: name of its classes and colours, if it has a segmentation.
     """
 
-    name: str
-    fields: tuple[str, ...]
-    palette: str | None
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def fields(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def palette(self) -> str | None: ...  # noqa: D102
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -68,6 +75,7 @@ class Pipeline:
       source_settings: what the raw records are a function of, as JSON holds it.
       steps: in order.
       workdir: for what the steps make.
+      output: for the data set.
       num_shards: parts that the work is done in.
       limit: how many raw records are taken; all if None.
       max_unreadable: how many records may be unreadable before the work stops.
@@ -77,6 +85,7 @@ class Pipeline:
     source_settings: Mapping[str, Any]
     steps: tuple[Step, ...]
     workdir: Path
+    output: Path
     num_shards: int
     limit: int | None = None
     max_unreadable: int = 0
@@ -111,12 +120,14 @@ class Pipeline:
             "records": self.num_records,
             "shards": self.num_shards,
         }
+        raw = json.dumps(source, sort_keys=True)
         steps = fingerprints(self.steps, source)
-        return {RAW: json.dumps(source, sort_keys=True), **steps}
+        return {RAW: raw, **steps, PACK: " ".join([*steps.values(), raw])}
 
     def path(self, step: str, shard: int) -> Path:
         """Returns where a shard of a step is, or will be."""
-        return self.workdir / step / shard_name(self.source.name, shard, self.num_shards)
+        folder = self.output if step == PACK else self.workdir / step
+        return folder / shard_name(self.source.name, shard, self.num_shards)
 
     def finished(self, step: str, shard: int) -> ShardInfo | None:
         """Returns what is known about a shard, or None if it is still to be made."""
@@ -137,6 +148,25 @@ class Pipeline:
         write_file(_left_out_path(path), text.encode())
         return write_shard(path, records, ["id", *adds], self.recipes[step])
 
+    def pack(self, shard: int) -> ShardInfo:
+        """Writes a shard of the data set; all steps have finished theirs."""
+        joined = self.join(None, shard, self.fields)
+        return write_shard(self.path(PACK, shard), joined, self.fields, self.recipes[PACK])
+
+    def finish(self) -> Manifest | None:
+        """Describes the data set when all its shards are there; returns None before."""
+        shards = [self.finished(PACK, shard) for shard in range(self.num_shards)]
+        present = [shard for shard in shards if shard is not None]
+        if len(present) < self.num_shards:
+            return None
+        return write_manifest(
+            self.output,
+            present,
+            self.source.palette,
+            settings={step.name: dict(step.settings) for step in self.steps},
+            sources={**self.source_settings, "left_out": self.summary()},
+        )
+
     def left_out(self, step: str, shard: int) -> dict[str, str]:
         """Returns the records that a finished shard leaves out, and why."""
         return json.loads(_left_out_path(self.path(step, shard)).read_text())["left_out"]
@@ -144,7 +174,7 @@ class Pipeline:
     def summary(self) -> dict[str, dict[str, int]]:
         """Returns for each step how many records were left out for what, as far as it is done."""
         counts: dict[str, dict[str, int]] = {}
-        for step in self.recipes:
+        for step in [RAW, *(step.name for step in self.steps)]:
             reasons: collections.Counter[str] = collections.Counter()
             for shard in range(self.num_shards):
                 if self.finished(step, shard):

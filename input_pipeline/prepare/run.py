@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from input_pipeline.prepare.pipeline import RAW, UNREADABLE, Joined, Pipeline
+from input_pipeline.prepare.pipeline import PACK, RAW, UNREADABLE, Joined, Pipeline
 from input_pipeline.prepare.step import Dropped, Step
 from input_pipeline.schema import Record, RecordError
 from input_pipeline.shards.shard import ShardInfo
@@ -23,7 +23,7 @@ def make_shard(
 
     Args:
       pipeline: of the step.
-      step: its name, or "raw".
+      step: its name, or "raw" or "shards", the first and the last.
       shard: number; the shards of earlier steps are finished.
       threads: for decoding and encoding.
       report: called with the number of records done since the last call.
@@ -35,6 +35,9 @@ def make_shard(
     if finished is not None:
         report(len(pipeline.rows(shard)))
         return finished
+    if step == PACK:
+        report(len(pipeline.rows(shard)))
+        return pipeline.pack(shard)
     if step == RAW:
         results = _read_raw(pipeline, shard, report)
     else:
