@@ -27,7 +27,7 @@ def dilate(mask: Bool[np.ndarray, "h w"], size: int = 50) -> Bool[np.ndarray, "h
 
 def _dilate_along(mask: np.ndarray, size: int, axis: int) -> np.ndarray:
     # How many foreground pixels lie from q - after to q + before, by a difference of running sums.
-    before, after = size // 2, (size - 1) // 2
+    before, after = size // 2, max(size - 1, 0) // 2
     counts = np.cumsum(mask, axis=axis, dtype=np.int64)
     counts = np.concatenate([np.zeros_like(np.take(counts, [0], axis)), counts], axis=axis)
     length = mask.shape[axis]

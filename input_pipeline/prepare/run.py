@@ -78,15 +78,18 @@ def _run(
 
     def take() -> None:
         name, future = encoding.popleft()
-        result = future.result()
+        try:
+            result = future.result()
+        except RecordError as error:
+            result = Dropped(f"{UNREADABLE}: {error}")
         results[name] = result if isinstance(result, Dropped) else {"id": name, **result}
         report(1)
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for batch in _decoded_batches(step, joined, sizes, pool):
-            good = {name: value for name, value in batch.items() if not _is_unreadable(value)}
-            bad = batch.keys() - good.keys()
-            results |= {name: batch[name] for name in batch if name in bad}
+            bad = {name: value for name, value in batch.items() if isinstance(value, Dropped)}
+            good = {name: value for name, value in batch.items() if name not in bad}
+            results |= bad
             report(len(bad))
             if good:
                 computed = step.compute(list(good.values()))
@@ -131,10 +134,6 @@ def _batches(
     for names in groups.values():
         for start in range(0, len(names), batch_size):
             yield names[start : start + batch_size]
-
-
-def _is_unreadable(value: Any) -> bool:
-    return isinstance(value, Dropped)
 
 
 def _check_limit(pipeline: Pipeline, step: str, left_out: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from configs.sample import get_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.export import export_diffusers, weights_of_model
 from sd_jax.safety_checker import SafetyCheckerConfig
+from tests.launch.tiny_networks import write_dpt
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,31 +215,8 @@ def test_photos_stand_in_for_maps_as_edges(settings):
 
 
 def test_photos_stand_in_for_maps_as_depth(settings, tmp_path):
-    transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
-    config = transformers.DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=32,
-        patch_size=8,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-        is_hybrid=False,
-    )
-    transformers.DPTForDepthEstimation(config).save_pretrained(tmp_path / "dpt")
-    processor = {
-        "image_processor_type": "DPTImageProcessor",
-        "do_resize": True,
-        "size": {"height": 32, "width": 32},
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    (tmp_path / "dpt" / "preprocessor_config.json").write_text(json.dumps(processor))
+    write_dpt(tmp_path / "dpt")
     folder = sample_from_config(
         config_of(with_edges_instead_of_depth(settings), depth_estimator=str(tmp_path / "dpt"))
     )
