@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from input_pipeline import pose
 from input_pipeline.codecs import decode_field, encode_picture
 from input_pipeline.images import cover_crop_box
 from input_pipeline.prepare.step import Dropped
@@ -85,7 +85,9 @@ class Resize:
             fields["image"] = encode_picture(_resized(photo, size, "photo"), "photo")
         for field in self._present:
             if field == "pose":
-                fields["pose"] = _moved_pose(result["pose"], (height, width), size)
+                people = decode_field(name, "pose", result["pose"])
+                box = cover_crop_box((height, width), size)
+                fields["pose"] = pose.to_json(pose.crop(people, box, size))
                 continue
             values = decode_field(name, field, result[field])
             kind = BY_NAME[field].kind
@@ -106,19 +108,6 @@ def _resized(
     method = Image.Resampling.BICUBIC if kind == "photo" else Image.Resampling.NEAREST
     picture = Image.fromarray(values).resize((size[1], size[0]), method, box=box)
     return np.array(picture).astype(values.dtype)
-
-
-def _moved_pose(text: str, old: tuple[int, int], new: tuple[int, int]) -> str:
-    """Returns the points of people, moved as their pixels are; points at 0, 0 are absent ones."""
-    left, top, right, bottom = cover_crop_box(old, new)
-    scale = np.array([new[1] / (right - left), new[0] / (bottom - top)])
-    people = json.loads(text)
-    for person in people:
-        for point in person:
-            if point[2] > 0:
-                x, y = (np.array(point[:2]) - (left, top)) * scale
-                point[:2] = [round(float(x), 3), round(float(y), 3)]
-    return json.dumps(people)
 
 
 def _is_upright_rgb(data: bytes) -> bool:
