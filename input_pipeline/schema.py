@@ -108,28 +108,32 @@ def check_record(record: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
 
 
 def _value_problem(field: Field, value: Any) -> str | None:
-    shown = f"field {field.name!r} is {_shown(value)}"
-    if field.kind in ("text", "json"):
-        return None if isinstance(value, str) else f"{shown}, expected text"
-    if field.kind == "texts":
+    if field.kind == "array":
+        if not isinstance(value, np.ndarray):
+            return f"field {field.name!r} is {_shown(value)}, expected an array"
+        if value.ndim != field.rank or value.dtype.name != field.dtype:
+            return (
+                f"field {field.name!r} is {value.dtype} of shape {value.shape}, expected "
+                f"{field.dtype} with {field.rank} axes"
+            )
+        return None
+    good, expected = _is_stored_as(field.kind, value)
+    return None if good else f"field {field.name!r} is {_shown(value)}, expected {expected}"
+
+
+def _is_stored_as(kind: Kind, value: Any) -> tuple[bool, str]:
+    """Returns whether a value is of a kind, and what the kind is called."""
+    if kind in ("text", "json"):
+        return isinstance(value, str), "text"
+    if kind == "texts":
         good = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return None if good else f"{shown}, expected a list of texts"
-    if field.kind == "number":
-        good = isinstance(value, int) and not isinstance(value, bool)
-        return None if good else f"{shown}, expected a whole number"
-    if field.kind in PICTURE_KINDS:
-        good = isinstance(value, bytes) and len(value) > 0
-        return None if good else f"{shown}, expected an encoded picture"
-    if not isinstance(value, np.ndarray):
-        return f"{shown}, expected an array"
-    if value.ndim != field.rank or value.dtype.name != field.dtype:
-        return (
-            f"field {field.name!r} is {value.dtype} of shape {value.shape}, expected "
-            f"{field.dtype} with {field.rank} axes"
-        )
-    return None
+        return good, "a list of texts"
+    if kind == "number":
+        return isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    return isinstance(value, bytes) and len(value) > 0, "an encoded picture"
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    # Cut before it is shown: a value may be of megabytes.
+    text = repr(value[:60] if isinstance(value, bytes | str) else value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
