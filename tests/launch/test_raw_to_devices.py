@@ -46,6 +46,14 @@ for sources, wanted in ((folders[:2], keys), (folders[2:], variables)):
             sums = {k: float(total(a)) for k, a in put.items()}
             assert all(np.allclose(sums[k], v.sum(), rtol=1e-3) for k, v in arrays.items())
             found.append({k: list(v.shape) for k, v in arrays.items()})
+from launch.device_batches import DeviceBatches
+
+steps = DeviceBatches(5)
+assert steps.batch_size == 8
+images = [np.full((4, 4), n, np.float32) for n in range(5)]
+scale = steps.replicate(np.float32(3))
+rows_out = steps.run(jax.jit(lambda x: x * scale), images)
+assert [float(row[0, 0]) for row in rows_out] == [0, 3, 6, 9, 12]
 print(json.dumps(found))
 """
 
