@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import sd_jax.load
+from configs.prepare import get_config as get_prepare_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
 
@@ -196,7 +197,9 @@ def test_config_arguments_suggest_the_nearest_name(argument, expected):
         get_config(argument)
 
 
-@pytest.mark.parametrize("name", ["sample", "convert", "export", "demo"])
+@pytest.mark.parametrize(
+    "name", ["sample", "convert", "export", "demo", "prepare_data", "inspect_data"]
+)
 def test_help_names_every_setting(name):
     done = launch(name, "--help")
     assert done.returncode == 0, done.stderr
@@ -205,6 +208,8 @@ def test_help_names_every_setting(name):
         "convert": ["--source", "--surgery"],
         "export": ["--layout", "--checkpoint"],
         "demo": ["--output", "--size"],
+        "prepare_data": [f"    {key} " for key in get_prepare_config()],
+        "inspect_data": ["--data", "--[no]verify"],
     }
     for part in expected[name]:
         assert part in done.stdout

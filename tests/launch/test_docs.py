@@ -37,6 +37,23 @@ def test_the_sampling_page_predicts_noise(in_demo_folder):
     assert names["noise"].shape == (1, 32, 32, 4)
 
 
+def test_the_data_page_reads_shards(tmp_path, monkeypatch):
+    from configs.prepare import get_config
+    from launch.preparing import prepare
+
+    config = get_config("dataset=scenes")
+    config.update({"output": str(tmp_path / "shards" / "coco"), "limit": 3, "num_shards": 1})
+    config.sizes = "64x64"
+    prepare(config)
+    monkeypatch.chdir(tmp_path)
+    first, second = python_blocks("docs/data.md")
+    names: dict[str, Any] = {}
+    exec(compile(first, "docs/data.md", "exec"), names)
+    assert len(names["records"]) == 3
+    exec(compile(second, "docs/data.md", "exec"), names)
+    assert len(names["source"]) == 3
+
+
 def test_every_setting_has_a_place_in_the_documentation():
     from configs.sample import get_config
 
