@@ -72,9 +72,7 @@ setup(
         "prepare": [
             TORCH,
             "onnxruntime>=1.20",
-            "opencv-python-headless>=4.10",
             "pyarrow>=18",
-            "scikit-image>=0.25",
         ],
         "beam": ["apache-beam>=2.65"],
         "demo": ["scikit-image>=0.25"],

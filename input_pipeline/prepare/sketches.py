@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from input_pipeline.codecs import decode_field, encode_picture
-from input_pipeline.edges import canny_edges
+from input_pipeline.edges import canny
 from input_pipeline.schema import Record
 
 if TYPE_CHECKING:
@@ -50,17 +50,14 @@ class Edges:
     def compute(self, values: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """Returns both maps."""
         return [
-            (
-                (canny_edges(photo, self.low, self.high)[..., 0] * 255).astype(np.uint8),
-                soft_edges(photo),
-            )
+            (canny(photo, self.low, self.high).astype(np.uint8) * 255, soft_edges(photo))
             for photo in values
         ]
 
     def encode(self, result: tuple[np.ndarray, np.ndarray]) -> Record:
         """Returns the fields."""
-        canny, sketch = result
-        return {"canny": encode_picture(canny, "grey"), "sketch": encode_picture(sketch, "grey")}
+        edges, sketch = result
+        return {"canny": encode_picture(edges, "grey"), "sketch": encode_picture(sketch, "grey")}
 
 
 def soft_edges(photo: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:

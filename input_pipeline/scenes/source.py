@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from input_pipeline.codecs import encode_picture
+from input_pipeline.edges import canny
 from input_pipeline.image_files import MAX_PIXELS
 from input_pipeline.scenes.captions import captions, name, place_in_words
 from input_pipeline.scenes.layers import Layer
 from input_pipeline.scenes.layout import draw_scene
-from input_pipeline.scenes.outlines import canny, soft_edges
+from input_pipeline.scenes.outlines import soft_edges
 from input_pipeline.scenes.render import Rendering, render
 from input_pipeline.scenes.scene import Scene
 from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record
@@ -236,7 +237,7 @@ _MAKERS: Mapping[str, Callable[[_Example], Any]] = {
     "normal": lambda e: _encoded_normal(e.rendering.normal),
     "segmentation": lambda e: e.rendering.labels,
     "instances": lambda e: e.rendering.instances,
-    "canny": lambda e: canny(e.image),
+    "canny": lambda e: canny(e.image).astype(np.uint8) * 255,
     "sketch": lambda e: soft_edges(e.rendering.labels, e.rendering.instances, e.rendering.normal),
     "objects": _objects,
 }
