@@ -24,7 +24,7 @@ DATASETS = {
     "cityscapes": {"split": "train", "steps": "image,depth,edges", "sizes": "512x1024"},
     "celebamask": {"steps": "image"},
     "wholebody": {"split": "train2017", "steps": "image"},
-    "upstream": {"split": "train", "steps": "image"},
+    "upstream": {"split": "train", "steps": ""},
     "scenes": {"steps": "", "limit": 10000},
 }
 

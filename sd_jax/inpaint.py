@@ -83,7 +83,8 @@ def inpaint(
             schedule, config.schedule.prediction_type, prediction, latents, timesteps
         )
 
-    noise = initial_noise(keys, masked.shape[1:])
+    _, height, width, latent_channels = masked.shape
+    noise = initial_noise(keys, (height, width, latent_channels))
     scales = jnp.asarray(guidance_scale, jnp.float32).reshape(1)
     latents = sample(guided(denoise, scales), table, noise, keys)
     return decode_latents(*vae, latents, dtype=dtype, slice_size=decode_slice)

@@ -65,7 +65,7 @@ def listed_examples(
     *,
     class_captions: bool = False,
 ) -> list[Example]:
-    """Returns the examples of a data set that is told by its files alone, in their order.
+    """Returns the examples of a data set that is told by its files alone, sorted by id.
 
     Args:
       images: paths by id.
@@ -75,7 +75,7 @@ def listed_examples(
       class_captions: whether an example without captions is kept, as it gets one from its labels.
     """
     examples = []
-    for name in images.keys() | labels.keys():
+    for name in sorted(images.keys() | labels.keys()):
         if name not in images:
             tally.add("image file missing", name)
         elif name not in labels:
@@ -85,7 +85,7 @@ def listed_examples(
         else:
             texts = tuple((captions or {}).get(name, ()))
             examples.append(Example(name, texts, images[name], labels[name]))
-    return sorted(examples, key=lambda example: example.id)
+    return examples
 
 
 def read_example(

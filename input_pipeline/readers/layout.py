@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +41,14 @@ class Layout:
 
     def file_names(self, folder: str | Path) -> frozenset[str]:
         """Returns the names of all files of a folder, hidden ones left out."""
-        try:
-            with os.scandir(folder) as entries:
-                return frozenset(
-                    entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.is_file()
-                )
-        except OSError as error:
-            self.note(f"folder {folder} cannot be read: {error.strerror}")
-            return frozenset()
+        return self._names(folder, os.DirEntry.is_file)
 
-    def folder_names(self, folder: str | Path) -> list[str]:
-        """Returns the names of all folders in a folder, sorted, hidden ones left out."""
-        try:
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries if entry.is_dir()]
-        except OSError as error:
-            self.note(f"folder {folder} cannot be read: {error.strerror}")
-            return []
-        return sorted(name for name in names if not name.startswith("."))
+    def folder_names(self, folder: str | Path) -> frozenset[str]:
+        """Returns the names of all folders in a folder, hidden ones left out."""
+        return self._names(folder, os.DirEntry.is_dir)
 
     def stems(self, folder: str | Path, suffixes: Sequence[str]) -> dict[str, str]:
-        """Returns the names of a folder's files by what is before their suffix, sorted.
+        """Returns the names of a folder's files by what is before their suffix, in their order.
 
         Args:
           folder: to look at.
@@ -76,7 +61,7 @@ class Layout:
             if suffix.lower() in suffixes:
                 candidate = (suffixes.index(suffix.lower()), name)
                 found[stem] = min(candidate, found.get(stem, candidate))
-        return {stem: name for stem, (_, name) in sorted(found.items())}
+        return {stem: name for stem, (_, name) in found.items()}
 
     def json(self, path: str | Path, keys: Iterable[str] = ()) -> Any:
         """Returns what a JSON file holds, or None if it cannot be used.
@@ -150,6 +135,21 @@ class Layout:
             )
             self.note(f"no record is left ({reasons or 'nothing was found'})")
             self.check()
+
+    def _names(
+        self, folder: str | Path, is_wanted: Callable[[os.DirEntry[str]], bool]
+    ) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as entries:
+                # Hidden files are those of the system, as macOS leaves one beside each file.
+                return frozenset(
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and is_wanted(entry)
+                )
+        except OSError as error:
+            self.note(f"folder {folder} cannot be read: {error.strerror}")
+            return frozenset()
 
 
 class Tally:

@@ -26,6 +26,7 @@ _PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 # Lossy formats invent numbers at the borders of classes.
 _LABEL_FORMATS = ("PNG", "BMP", "TIFF")
+_NUMBERS = 2**16
 _INDEX_MODES = ("1", "L", "P", *(mode for mode in DEEP_GREY_MODES if mode != "F"))
 
 
@@ -59,8 +60,9 @@ class ClassNumbers:
 
     def __init__(self, classes: Mapping[int, int], expected: str) -> None:
         self.expected = expected
-        self._classes = np.zeros(max(classes) + 1, np.uint8)
-        self._known = np.zeros(max(classes) + 1, bool)
+        # One place for every number of 16 bits, so that none has to be compared.
+        self._classes = np.zeros(_NUMBERS, np.uint8)
+        self._known = np.zeros(_NUMBERS, bool)
         for number, label in classes.items():
             self._classes[number] = label
             self._known[number] = True
@@ -71,13 +73,14 @@ class ClassNumbers:
         Raises:
           RecordError: a number has no meaning.
         """
+        fits = numbers.dtype in (np.uint8, np.uint16) or (
+            numbers.min() >= 0 and numbers.max() < _NUMBERS
+        )
+        if fits and self._known[numbers].all():
+            return self._classes[numbers]
         present = np.unique(numbers).tolist()
-        unknown = [n for n in present if not (0 <= n < len(self._known) and self._known[n])]
-        if unknown:
-            raise RecordError(
-                f"{where} has the label numbers {unknown[:10]}, expected {self.expected}"
-            )
-        return self._classes[numbers]
+        unknown = [n for n in present if not (0 <= n < _NUMBERS and self._known[n])]
+        raise RecordError(f"{where} has the label numbers {unknown[:10]}, expected {self.expected}")
 
 
 def read_bytes(path: str | Path, where: str) -> bytes:

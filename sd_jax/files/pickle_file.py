@@ -36,6 +36,9 @@ from sd_jax.files.tensors import (
 
 MAX_PICKLE_BYTES = 64_000_000
 MAX_ENTRIES = 500_000
+BARE_TENSOR = "tensor"
+"""Name of the tensor of a file that holds one without a name."""
+
 _DAMAGED = "The file is damaged or was made by a faulty program: fetch or export it again"
 _HOSTILE = f"Nothing of it was run; never load it with weights_only=False. {RESAVE}"
 
@@ -44,7 +47,8 @@ def read_torch_zip(path: Path) -> dict[str, LazyTensor]:
     """Return the tensors of a torch zip file by name, none of them read yet.
 
     The tensors are those of the object's "state_dict" if it has one, else of the object; dicts
-    inside are flattened with ".", and whatever is no tensor is left out.
+    inside are flattened with ".", and whatever is no tensor is left out. A tensor alone is called
+    "tensor".
 
     Raises:
         UnsafeFileError: The file asks for anything but tensors and known bookkeeping.
@@ -154,9 +158,12 @@ def _read_bytes(path: Path, name: str, record: Record, limit: int = MAX_PICKLE_B
 
 def _lazy_tensors(path: Path, root: object) -> dict[str, LazyTensor]:
     tree = root.get("state_dict", root) if isinstance(root, dict) else root
+    if isinstance(tree, TensorView):
+        # As `torch.save(embedding)` writes it.
+        tree = {BARE_TENSOR: tree}
     if not isinstance(tree, dict):
-        found = "a tensor without a name" if isinstance(tree, TensorView) else type(tree).__name__
-        raise _corrupt(path, f"the file holds {found}, expected a dict of tensors")
+        problem = f"the file holds {type(tree).__name__}, expected a tensor or a dict of tensors"
+        raise _corrupt(path, problem)
     tensors, problems = {}, []
     for name, tensor in _flatten(path, tree):
         problem = _view_problem(name, tensor)

@@ -17,7 +17,7 @@ from cnc_jax.convert import COMPONENTS
 from configs.prepare import get_config
 from input_pipeline.codecs import decode_field
 from input_pipeline.shards.records import ShardedRecords
-from input_pipeline.testing import write_coco
+from input_pipeline.testing import write_coco, write_upstream
 from launch.preparing import PrepareError, parse_classes, parse_sizes, prepare
 from sd_jax.clip import CLIPVisionModel
 from sd_jax.load import open_checkpoints
@@ -178,6 +178,28 @@ def test_a_checkpoint_of_another_kind(coco, networks, demo, tmp_path):
     )
     with pytest.raises(ValueError, match="takes 4 channels, an inpainting one takes 9"):
         prepare(config)
+
+
+def test_upstreams_tree_with_its_embeddings(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    def save(embedding: np.ndarray, path: Path) -> None:
+        torch.save(torch.from_numpy(embedding)[None], path)
+
+    write_upstream(tmp_path / "raw", save)
+    config = config_of(
+        "upstream",
+        root=str(tmp_path / "raw"),
+        output=str(tmp_path / "o"),
+        sizes="64x64",
+        steps="",
+        num_shards=1,
+    )
+    prepare(config)
+    records = ShardedRecords(tmp_path / "o")
+    assert records[0]["image_embedding"].dtype == np.float32
+    assert records[0]["image_embedding"].ndim == 1
+    assert {"mask", "background", "foreground_depth", "background_depth"} <= set(records.fields)
 
 
 def test_sizes_and_classes():

@@ -88,6 +88,34 @@ def test_images_and_labels_without_their_other_half_are_left_out(tmp_path):
     assert reader.left_out == {"label map missing": 1, "image file missing": 1}
 
 
+def test_what_the_system_leaves_beside_files_is_not_looked_at(tmp_path):
+    arguments = write_ade20k(tmp_path)
+    annotation(tmp_path).with_name(f"._{FIRST}.png").write_bytes(b"any")
+    (tmp_path / "images" / "training" / "ADE_train_00000009.jpg").mkdir()
+    (tmp_path / "images" / "training" / "index.txt").write_bytes(b"any")
+    assert Ade20kReader(**arguments).left_out == {}
+
+
+def test_of_two_formats_of_an_image_jpeg_counts(tmp_path):
+    arguments = write_ade20k(tmp_path)
+    for suffix in (".webp", ".png"):
+        (tmp_path / "images" / "training" / f"{FIRST}{suffix}").write_bytes(b"any")
+    reader = Ade20kReader(**arguments)
+    assert len(reader) == 3
+    assert (reader[0]["height"], reader[0]["width"]) == (48, 64)
+
+
+def test_examples_of_what_is_left_out_are_the_first_ones(tmp_path):
+    arguments = write_ade20k(tmp_path, count=12, size=(8, 8))
+    for number in range(1, 11):
+        annotation(tmp_path, f"ADE_train_{number:08d}").unlink()
+    reader = Ade20kReader(**arguments)
+    assert reader.left_out == {"label map missing": 10}
+    assert reader.left_out_examples == {
+        "label map missing": [f"ADE_train_{number:08d}" for number in range(1, 6)]
+    }
+
+
 def test_the_splits_have_their_own_folders(tmp_path):
     reader = Ade20kReader(**write_ade20k(tmp_path, split="validation"))
     assert reader.name == "ade20k-validation"

@@ -95,10 +95,13 @@ def test_captions_are_told_by_file_stem_or_by_classes(tmp_path):
 
 def test_files_that_do_not_belong_are_left_out(tmp_path):
     arguments = write_celebamask(tmp_path)
-    (tmp_path / "CelebA-HQ-img" / "cover.jpg").write_bytes(b"any")
+    for name in ("zoe", "max", "cover", "about"):
+        (tmp_path / "CelebA-HQ-img" / f"{name}.jpg").write_bytes(b"any")
     mask_file(tmp_path, 0, "moustache").write_bytes(b"any")
     reader = CelebAMaskReader(**arguments)
-    assert reader.left_out == {"file name is no number": 1}
+    assert reader.left_out_examples == {
+        "file name is no number": ["about.jpg", "cover.jpg", "max.jpg", "zoe.jpg"]
+    }
     assert reader[0]["id"] == "00000"
 
 

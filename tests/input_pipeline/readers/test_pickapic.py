@@ -145,6 +145,7 @@ def test_any_order_of_reading_gives_the_same_records(tmp_path):
     forward = list(reader)
     order = np.random.default_rng(0).permutation(9)
     assert [reader[i] for i in order] == [forward[i] for i in order]
+    assert len(reader._columns._kept) == 1
 
 
 def test_a_row_group_is_read_once_and_few_are_kept(tmp_path, monkeypatch):
@@ -185,13 +186,15 @@ def test_a_reader_can_be_pickled_after_use_and_read_by_threads(tmp_path):
 # ---- what is wrong
 
 
-@pytest.mark.parametrize("jpg", [b"no picture", b"", None])
-def test_a_damaged_image_is_an_error_when_it_is_read(tmp_path, jpg):
+@pytest.mark.parametrize(
+    ("jpg", "message"),
+    [(b"no picture", "is no picture"), (b"", "holds no image"), (None, "holds no image")],
+)
+def test_a_damaged_image_is_an_error_when_it_is_read(tmp_path, jpg, message):
     reader = PickAPicReader(**write_pickapic(tmp_path, [{}, {"jpg_0": jpg}, {}]))
     assert reader[2]["id"] == "uid-2-0"
-    with pytest.raises(
-        RecordError, match=r"^pickapic/uid-1-0: .*\.parquet, row 1 of group 0, jpg_0 "
-    ):
+    where = r"^pickapic/uid-1-0: .*\.parquet, row 1 of group 0, jpg_0"
+    with pytest.raises(RecordError, match=f"{where} {message}"):
         reader[1]
 
 

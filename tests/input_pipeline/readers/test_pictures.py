@@ -104,6 +104,16 @@ def test_what_is_transparent_becomes_black():
     assert np.abs(found[:, :18].astype(int) - PHOTO[:, :18]).mean() < 5
 
 
+def test_a_colour_that_stands_for_transparent_becomes_black():
+    two = np.full((24, 40, 3), 200, np.uint8)
+    two[:, :20] = (10, 250, 10)
+    data = encoded(two, "PNG", transparency=(10, 250, 10))
+    assert Image.open(io.BytesIO(data)).mode == "RGB"
+    found = decode_picture(stored_photo(data, WHERE).data, "photo")
+    assert found[:, :18].max() < 20
+    assert found[:, 22:].min() > 180
+
+
 def test_of_an_animation_the_first_frame_is_stored():
     buffer = io.BytesIO()
     frames = [Image.fromarray(picture(index, (24, 40))[0]) for index in (0, 1)]
@@ -126,6 +136,8 @@ def flipped_bit(data: bytes, position: int) -> bytes:
         encoded(PHOTO)[:20],
         encoded(PHOTO, "PNG")[:-100],
         flipped_bit(encoded(PHOTO, "PNG"), 70),
+        # The checksum of the pixels, which alone is wrong then.
+        flipped_bit(encoded(PHOTO, "PNG"), -13),
         encoded(PHOTO, "WEBP")[:-40],
         b"<html>not found</html>",
     ],
@@ -135,13 +147,17 @@ def test_a_damaged_photo_is_an_error_that_names_the_record_and_the_file(data):
         stored_photo(data, WHERE)
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_header_that_promises_too_many_pixels_is_refused():
-    head = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + head
-    data = (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    )
-    with pytest.raises(RecordError, match=f"^{WHERE} "):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 11000, 10000, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(16)))
+    message = f"^{WHERE} has 10000 x 11000 pixels, expected at most 100000000"
+    with pytest.raises(RecordError, match=message):
         stored_photo(data, WHERE)
 
 

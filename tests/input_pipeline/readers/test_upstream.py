@@ -64,6 +64,16 @@ def test_depth_of_8_bits_spans_16(tmp_path):
     )
 
 
+def test_a_depth_map_of_16_bits_is_read_whole(tmp_path):
+    arguments = write(tmp_path, count=1)
+    deep = np.linspace(0, 65535, 48 * 48).reshape(48, 48).astype(np.uint16)
+    path = tmp_path / "train_background_depthmaps" / f"{FIRST}.jpg"
+    path.unlink()
+    path.with_suffix(".png").write_bytes(encoded(deep, "PNG"))
+    found = decode_picture(UpstreamReader(**arguments)[0]["background_depth"], "deep")
+    assert np.array_equal(found, deep)
+
+
 def test_a_depth_map_in_colours_is_refused(tmp_path):
     arguments = write(tmp_path, count=1)
     path = tmp_path / "train_foreground_depthmaps" / f"{FIRST}.jpg"
@@ -129,12 +139,12 @@ def test_a_line_that_goes_on_belongs_to_the_caption_before(tmp_path):
     set_captions(
         tmp_path,
         "stray\n000000000000:a cat\r\nin the style of\n  night: dark\n\n"
-        "000000000001:two\u2028lines\n000000000002:x\rlast",
+        "000000000001:two\u2028lines: one\n000000000002:x\rlast",
     )
     reader = UpstreamReader(**arguments)
     assert [record["captions"][0] for record in reader] == [
         "a cat in the style of night: dark",
-        "two lines",
+        "two lines: one",
         "x last",
     ]
     assert reader.left_out == {"line without uid": 1}

@@ -124,9 +124,14 @@ def test_no_tensors_at_all(target):
     torch.save({"epoch": 3}, target)
     with pytest.raises(CorruptFileError, match="holds no tensor"):
         open_tensors(target)
-    torch.save(torch.ones(3), target)
-    with pytest.raises(CorruptFileError, match="a tensor without a name, expected a dict"):
+    torch.save([torch.ones(3)], target)
+    with pytest.raises(CorruptFileError, match="expected a tensor or a dict of tensors"):
         open_tensors(target)
+
+
+def test_a_tensor_alone(target):
+    torch.save(torch.arange(3.0), target)
+    np.testing.assert_array_equal(open_tensors(target)["tensor"].read(), [0, 1, 2])
 
 
 def test_equal_names_after_joining_are_refused(target):
