@@ -5,8 +5,9 @@ r"""Raw data sets -> verified shards for training: `launch.prepare_data`.
         --config.inpainting=stable-diffusion-inpainting/ --config.depth_estimator=dpt-large/ \
         --config.clip=clip-vit-large-patch14/
 
-`dataset` is one of coco, pickapic, ade20k, cityscapes, celebamask, wholebody, upstream (Compose and
-Conquer's own prepared tree) and scenes (this project's procedural world, which needs no files).
+`dataset` is one of folder (your own images with captions), coco, pickapic, ade20k, cityscapes,
+celebamask, wholebody, upstream (Compose and Conquer's own prepared tree) and scenes (this project's
+procedural world, which needs no files).
 What is finished is kept: the same command goes on where the last one was stopped.
 """
 
@@ -18,8 +19,9 @@ from configs.common import parse_arg, unknown_name
 
 TRIPLET = "image,mask,background,depth,embeddings"
 DATASETS = {
+    "folder": {"mask_classes": "", "steps": TRIPLET},
     "coco": {"split": "train2017", "steps": TRIPLET},
-    "pickapic": {"steps": TRIPLET},
+    "pickapic": {"mask_classes": "", "steps": TRIPLET},
     "ade20k": {"split": "training", "steps": "image,depth,edges"},
     "cityscapes": {"split": "train", "steps": "image,depth,edges", "sizes": "512x1024"},
     "celebamask": {"steps": "image"},

@@ -104,6 +104,12 @@ def _upstream(config: Any) -> RecordSource:
     return UpstreamReader(config.root, config.split, read_embedding, name=config.name)
 
 
+def _folder(config: Any) -> RecordSource:
+    from input_pipeline.readers.folder import FolderReader
+
+    return FolderReader(config.root, config.name)
+
+
 def _scenes(config: Any) -> RecordSource:
     from input_pipeline.scenes import Scenes
 
@@ -145,5 +151,6 @@ _MAKERS: Mapping[str, Callable[[Any], RecordSource]] = {
     "celebamask": _celebamask,
     "wholebody": _wholebody,
     "upstream": _upstream,
+    "folder": _folder,
     "scenes": _scenes,
 }

@@ -9,6 +9,7 @@ from input_pipeline.readers.ade20k import Ade20kReader
 from input_pipeline.readers.celebamask import CelebAMaskReader
 from input_pipeline.readers.cityscapes import CityscapesReader
 from input_pipeline.readers.coco import CocoReader
+from input_pipeline.readers.folder import FolderReader
 from input_pipeline.readers.layout import LayoutError
 from input_pipeline.readers.pickapic import PickAPicReader
 from input_pipeline.readers.upstream import UpstreamReader
@@ -19,6 +20,7 @@ __all__ = [
     "CelebAMaskReader",
     "CityscapesReader",
     "CocoReader",
+    "FolderReader",
     "LayoutError",
     "PickAPicReader",
     "UpstreamReader",
