@@ -77,7 +77,9 @@ def decode_picture(data: bytes, kind: Kind) -> Shaped[np.ndarray, "..."]:
             if image.mode != _MODES[kind]:
                 raise ValueError(f"has Pillow's mode {image.mode}, expected {_MODES[kind]}")
             return np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise ValueError("cannot be decoded: it is no JPEG, PNG or WebP picture") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be decoded: {error}") from error
 
 

@@ -8,13 +8,18 @@ import operator
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from input_pipeline.schema import Record, RecordError
 from input_pipeline.shards.example_bytes import decode_record
 from input_pipeline.shards.index import RecordIndex, read_index
 from input_pipeline.shards.manifest import ManifestError, read_manifest
 from input_pipeline.shards.readers import ShardReaders, choose_fields
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32
 
 
 class ShardedRecords:
@@ -95,6 +100,10 @@ class ShardedRecords:
     def index(self) -> RecordIndex:
         """Ids and sizes of all records, read when first used."""
         return read_index(self.folder, self.manifest)
+
+    def sizes(self) -> Int32[np.ndarray, "n 2"]:
+        """Returns height and width of every image, for aspect-ratio buckets; opens no shard."""
+        return np.stack([self.index.heights, self.index.widths], axis=1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "index"}

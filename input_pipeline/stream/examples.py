@@ -145,7 +145,8 @@ class ExampleReader:
         except ValueError as error:
             raise values.error(str(error)) from error
         if field == "segmentation":
-            return np.take(self.helpers.colours(values.source.palette), shown, axis=0)
+            colours = self.helpers.colours(values.source.palette, view.flip)
+            return np.take(colours, shown, axis=0)
         return shown
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from input_pipeline import pose
-from input_pipeline.palettes import colour_table, palette
+from input_pipeline.palettes import colour_table, mirrored_classes, palette
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Int32, UInt8
@@ -48,14 +48,19 @@ class Helpers:
             raise ValueError("key 'input_ids' needs Helpers(tokenizer=...)")
         return np.asarray(self.tokenizer(texts), np.int32)
 
-    def colours(self, name: str | None) -> UInt8[np.ndarray, "256 3"]:
+    def colours(self, name: str | None, flip: bool = False) -> UInt8[np.ndarray, "256 3"]:
         """Returns the colours of the classes of a palette.
 
         Args:
           name: of the palette, as sources tell it.
+          flip: for a mirrored picture, in which left parts have become right ones.
 
         Raises:
           ValueError: it is not known.
         """
         own = self.palettes.get(name or "")
-        return colour_table(palette(name or "")) if own is None else own
+        if own is not None:
+            return own
+        known = palette(name or "")
+        numbers = np.arange(256, dtype=np.uint8)
+        return colour_table(known)[mirrored_classes(numbers, known) if flip else numbers]

@@ -134,3 +134,16 @@ def test_batches_arrive_on_eight_devices(folders):
     assert found[0]["depth_maps"] == [8, 2, 64, 64, 3]
     assert found[2]["segmentation"] == [8, 64, 64, 3]
     assert found[2]["present"] == [8, 5]
+
+
+def test_shards_of_several_shapes_make_batches_of_one_shape(folders, tmp_path):
+    root = folders[0].parents[1]
+    config = get_config("dataset=coco")
+    config.update({"root": str(root / "coco"), "output": str(tmp_path / "o"), "steps": ""})
+    config.num_shards = 1
+    source = ShardedRecords(prepare(config))
+    np.testing.assert_array_equal(source.sizes(), [[80, 96]] * len(source))
+    sizes = ((64, 64), (64, 128), (128, 64))
+    stream_config = StreamConfig(("image", "segmentation"), batch_size=2, sizes=sizes)
+    with batches([source], stream_config, stop_step=2) as stream:
+        assert {batch["image"].shape for batch in stream} == {(2, 64, 64, 3)}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.codecs import encode_picture
+from input_pipeline.palettes import palette
 from input_pipeline.schema import RecordError
 from input_pipeline.stream.config import CNC_DROP, DROPPABLE, StreamConfig
 from input_pipeline.stream.examples import ExampleReader, Source, make_choices
@@ -282,3 +283,19 @@ def test_settings_may_come_as_lists() -> None:
     assert config == StreamConfig(("image",), 1, sizes=((64, 64),), weights=(1,))
     assert dataclasses.replace(config, drop={"caption": 0.5}).drop == {"caption": 0.5}
     assert set(config.required_fields) <= set(ALL_FIELDS)
+
+
+def test_a_mirrored_face_has_its_left_eye_where_its_right_one_was() -> None:
+    faces = palette("celebamask")
+    left, right = faces.classes.index("left eye"), faces.classes.index("right eye")
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, :8], labels[:, -8:] = left, right
+
+    class Faces(Changed):
+        palette = "celebamask"
+
+    source = Faces(segmentation=encode_picture(labels, "grey"))
+    settings = {"keys": ("image", "segmentation")}
+    plain, mirrored = (reader(source, flip=flip, **settings).read(row()) for flip in (0.0, 1.0))
+    np.testing.assert_array_equal(mirrored["segmentation"], plain["segmentation"])
+    np.testing.assert_array_equal(plain["segmentation"][0, 0], faces.colours[left])
