@@ -30,12 +30,14 @@ from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from cnc_jax.testing import random_model
 from sd_jax.attention import attention, implementations_used
+from sd_jax.clip import CLIPVisionConfig, CLIPVisionModel
+from sd_jax.inpaint import inpaint
 from sd_jax.load import cast_params
-from sd_jax.model import Model
+from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.samplers import ddim, dpmpp_2m
 from sd_jax.schedule import make_schedule, sampling_timesteps
 from sd_jax.unet import UNetConfig
-from sd_jax.vae import VAEConfig
+from sd_jax.vae import AutoencoderKL, VAEConfig
 
 _OUTPUT = flags.DEFINE_string("output", "gpu.json", "Where to write the figures.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls.")
@@ -136,6 +138,40 @@ def sampling_figures() -> dict[str, Any]:
     return figures
 
 
+def preparation_figures() -> dict[str, Any]:
+    """Returns images a second of the networks that prepare data, at 512 x 512 in batches of 8."""
+    batch, size = 8, 512
+    config = StableDiffusionConfig(
+        unet=UNetConfig(in_channels=9),
+        vae=VAEConfig(),
+        image_encoder=CLIPVisionConfig(),
+    )
+    model = random_model(CnCConfig(**vars(config)))
+    params = jax.tree.map(jnp.asarray, model.params)
+    model = cast_params(model.replace(params=params), jnp.bfloat16)
+    table = ddim(make_schedule(model.config.schedule), sampling_timesteps(25))
+    text = jnp.ones((batch, 77, 768))
+    images = jnp.zeros((batch, size, size, 3))
+    masks = condition(batch, size).masks[:, 0]
+    keys = jax.random.split(jax.random.key(0), batch)
+    vae = AutoencoderKL(model.config.vae, jnp.bfloat16)
+    tower = CLIPVisionModel(model.config.image_encoder, jnp.bfloat16)
+    encode = jax.jit(lambda p, x: vae.apply({"params": p}, x, method="encode"))
+    embed = jax.jit(lambda p, x: tower.apply({"params": p}, x))
+    runs = {
+        "background": lambda: inpaint(
+            model, images, masks, text, text, table, keys, guidance_scale=10.0, dtype=jnp.bfloat16
+        ),
+        "latents": lambda: encode(model.params["vae"], images),
+        "embeddings": lambda: embed(model.params["image_encoder"], jnp.zeros((batch, 224, 224, 3))),
+    }
+    figures = {}
+    for name, run in runs.items():
+        seconds = timed(run)
+        figures[name] = {**seconds, "images_per_s": round(batch / seconds["median_s"], 2)}
+    return figures
+
+
 def torch_figures() -> dict[str, Any]:
     """Returns diffusers' seconds of one plain noise prediction at 512 x 512 on the same card."""
     import torch
@@ -167,7 +203,13 @@ def main(argv: list[str]) -> None:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    for section in (attention_figures, noise_figures, sampling_figures, torch_figures):
+    for section in (
+        attention_figures,
+        noise_figures,
+        sampling_figures,
+        preparation_figures,
+        torch_figures,
+    ):
         try:
             report[section.__name__] = section()
         except Exception:

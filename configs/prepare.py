@@ -19,15 +19,15 @@ from configs.common import parse_arg, unknown_name
 
 TRIPLET = "image,mask,background,depth,embeddings"
 DATASETS = {
-    "folder": {"mask_classes": "", "steps": TRIPLET},
-    "coco": {"split": "train2017", "steps": TRIPLET},
-    "pickapic": {"mask_classes": "", "steps": TRIPLET},
+    "folder": {"steps": TRIPLET},
+    "coco": {"split": "train2017", "steps": TRIPLET, "mask_classes": "0-90"},
+    "pickapic": {"steps": TRIPLET},
     "ade20k": {"split": "training", "steps": "image,depth,edges"},
     "cityscapes": {"split": "train", "steps": "image,depth,edges", "sizes": "512x1024"},
     "celebamask": {"steps": "image"},
     "wholebody": {"split": "train2017", "steps": "image"},
     "upstream": {"split": "train", "steps": ""},
-    "scenes": {"steps": "", "limit": 10000},
+    "scenes": {"steps": "", "limit": 10000, "sizes": "64x64"},
 }
 
 
@@ -43,6 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.root = ""  # folder of the raw data set
     config.split = ""  # of the raw data set
     config.captions = ""  # file of captions, where the data set brings none
+    config.labels = True  # COCO: label maps too, in stuffthingmaps/
     config.class_captions = False  # else captions that list the classes of an image
     config.limit = 0  # records to take; 0 takes all
     config.tie = "second"  # Pick-a-Pic: which image of a pair without a winner, or drop
@@ -54,13 +55,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = dataset  # of the data set, in small letters, digits and underscores
     config.output = ""  # folder of the shards
     config.workdir = ""  # folder of what the steps make; OUTPUT.work unless given
-    config.num_shards = 16  # more than tasks, so that work spreads evenly
+    config.num_shards = 0  # 0 makes one for 1000 records, at least one for each task
+    config.remake = False  # replace what was made with other settings
     config.max_unreadable = 0  # records that may be left out because they cannot be read
 
     # Steps, joined by commas: image, mask, background, depth, edges, embeddings, latents, text.
     config.steps = ""  # in order
     config.sizes = "512x512"  # image: HEIGHTxWIDTH, several joined by commas; the nearest is taken
-    config.mask_classes = "0-90"  # mask: foreground classes (COCO's things); empty takes saliency
+    config.min_side = 0  # image: one with a shorter side is left out
+    config.mask_classes = ""  # mask: foreground classes, such as 0-90; empty takes saliency
     config.saliency = ""  # mask: ONNX file of U2-Net
     config.least_foreground = 0.0  # mask: share of the image; no more is left out
     config.most_foreground = 1.0  # mask: no less is left out
@@ -83,7 +86,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # How.
     config.workers = 0  # processes for steps on the CPU
     config.threads = 4  # of each process
-    config.batch_size = 8  # of steps on the device
+    config.batch_size = 8  # of steps on the devices of a process together
     config.dtype = "float32"  # or bfloat16, for steps on the device
     config.task_index = 0  # which part of the shards this task makes
     config.task_count = 1  # parts

@@ -18,6 +18,9 @@ from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Kind, RecordError
 if TYPE_CHECKING:
     from jaxtyping import Shaped
 
+CODEC_VERSION = 1
+"""Of the bytes that `encode_picture` makes; to be raised whenever they change."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP")
 # Level 1 takes a fifth of the time of level 6 and a tenth more room.
 _PNG_LEVEL = 1

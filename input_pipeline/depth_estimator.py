@@ -6,6 +6,7 @@ in JAX: transformers runs it.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,18 @@ def load_depth_estimator(path: str | Path) -> DepthEstimator:
     processor, model = _load_model(source, is_folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return DepthEstimator(model.eval().to(device), processor)
+
+
+def check_depth_estimator(path: str | Path) -> list[str]:
+    """Return why `load_depth_estimator` would fail, as far as can be told without loading."""
+    problems = []
+    if importlib.util.find_spec("torch") is None:
+        problems.append('depth needs PyTorch; install it: pip install ".[torch]"')
+    try:
+        _model_source(path)
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
 
 
 def normalise_depth(raw: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipeline.codecs import decode_field
 from input_pipeline.palettes import Palette, colourise
-from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record
+from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record, RecordError
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -42,6 +42,7 @@ class Statistics:
       depth: for each depth field, the mean share of pixels in each of `BINS` depths, far to near.
       classes: mean share of pixels of each class, the largest first.
       bytes: mean size of each field as stored.
+      problems: what is said of records that could not be read; they are not counted.
     """
 
     records: int
@@ -52,6 +53,7 @@ class Statistics:
     depth: Mapping[str, Sequence[float]]
     classes: Mapping[str, float]
     bytes: Mapping[str, float]
+    problems: Sequence[str] = ()
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -74,46 +76,66 @@ def statistics(
       indices: of the records to look at; at least one.
       report: called with 1 after each record.
     """
-    sizes: collections.Counter[str] = collections.Counter()
-    captions: collections.Counter[int] = collections.Counter()
-    words: collections.Counter[int] = collections.Counter()
-    stored: collections.Counter[str] = collections.Counter()
-    mask_area = np.zeros(BINS, np.int64)
-    depth: dict[str, Any] = {}
-    pixels = np.zeros(256)
+    tally, problems = _Tally(), []
     for index in indices:
-        record = records[index]
+        try:
+            tally.add(records[index])
+        except ValueError as error:
+            problems.append(str(error))
+        report(1)
+    count = max(tally.records, 1)
+    order = [int(label) for label in np.argsort(-tally.pixels) if tally.pixels[label] > 0]
+    return Statistics(
+        records=tally.records,
+        sizes=dict(tally.sizes.most_common()),
+        captions=dict(sorted(tally.captions.items())),
+        words=dict(sorted(tally.words.items())),
+        mask_area=[int(value) for value in tally.mask_area],
+        depth={field: (shares / count).tolist() for field, shares in tally.depth.items()},
+        classes={_class_name(label, palette): tally.pixels[label] / count for label in order},
+        bytes={field: total / count for field, total in tally.stored.items()},
+        problems=tuple(problems),
+    )
+
+
+class _Tally:
+    """Sums over records."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.sizes: collections.Counter[str] = collections.Counter()
+        self.captions: collections.Counter[int] = collections.Counter()
+        self.words: collections.Counter[int] = collections.Counter()
+        self.stored: collections.Counter[str] = collections.Counter()
+        self.mask_area = np.zeros(BINS, np.int64)
+        self.depth: dict[str, Any] = {}
+        self.pixels = np.zeros(256)
+
+    def add(self, record: Record) -> None:
+        """Counts a record, if all of it can be decoded."""
         name = f"{record['source']} record {record['id']}"
-        sizes[f"{record.get('height', '?')}x{record.get('width', '?')}"] += 1
-        captions[len(record["captions"])] += 1
-        words.update(len(caption.split()) for caption in record["captions"])
-        for field, value in record.items():
-            stored[field] += _size(value)
-        if "mask" in record:
-            share = float((decode_field(name, "mask", record["mask"]) > 127).mean())
-            mask_area[min(int(share * BINS), BINS - 1)] += 1
-        for field in (item for item in record if BY_NAME[item].kind == "deep"):
-            if field != "instances":
-                values = decode_field(name, field, record[field])
+        wanted = [
+            field
+            for field in record
+            if field in ("mask", "segmentation")
+            or (BY_NAME[field].kind == "deep" and field != "instances")
+        ]
+        decoded = {field: decode_field(name, field, record[field]) for field in wanted}
+        self.records += 1
+        self.sizes[f"{record.get('height', '?')}x{record.get('width', '?')}"] += 1
+        self.captions[len(record["captions"])] += 1
+        self.words.update(len(caption.split()) for caption in record["captions"])
+        self.stored.update({field: _size(value) for field, value in record.items()})
+        for field, values in decoded.items():
+            if field == "mask":
+                share = float((values > 127).mean())
+                self.mask_area[min(int(share * BINS), BINS - 1)] += 1
+            elif field == "segmentation":
+                self.pixels += np.bincount(values.ravel(), minlength=256) / values.size
+            else:
                 bins = values.ravel().astype(np.int64) * BINS // 65536
                 shares = np.bincount(bins, minlength=BINS) / values.size
-                depth[field] = depth.get(field, 0) + shares
-        if "segmentation" in record:
-            labels = decode_field(name, "segmentation", record["segmentation"])
-            pixels += np.bincount(labels.ravel(), minlength=256) / labels.size
-        report(1)
-    count = len(indices)
-    order = [int(label) for label in np.argsort(-pixels) if pixels[label] > 0]
-    return Statistics(
-        records=count,
-        sizes=dict(sizes.most_common()),
-        captions=dict(sorted(captions.items())),
-        words=dict(sorted(words.items())),
-        mask_area=[int(value) for value in mask_area],
-        depth={field: (shares / count).tolist() for field, shares in depth.items()},
-        classes={_class_name(label, palette): pixels[label] / count for label in order},
-        bytes={field: total / count for field, total in stored.items()},
-    )
+                self.depth[field] = self.depth.get(field, 0) + shares
 
 
 def pictures(
@@ -125,15 +147,22 @@ def pictures(
       record: any.
       palette: of its segmentation, or None for grey.
       draw_pose: (people, size) -> picture; poses are left out without it.
+
+    Raises:
+      RecordError: a picture cannot be decoded, or does not fit the others.
     """
     name = f"{record['source']} record {record['id']}"
     found: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
     for field, value in record.items():
         if BY_NAME[field].kind not in PICTURE_KINDS:
             continue
-        found[field] = _visible(field, decode_field(name, field, value), palette)
-        if field == "mask" and "image" in found:
-            found["foreground"] = found["image"] * (found["mask"] > 127).astype(np.uint8)
+        decoded = decode_field(name, field, value)
+        try:
+            found[field] = _visible(field, decoded, palette)
+            if field == "mask" and "image" in found:
+                found["foreground"] = found["image"] * (found["mask"] > 127).astype(np.uint8)
+        except ValueError as error:
+            raise RecordError(f"{name}: field {field!r}: {error}") from error
     if "pose" in record and draw_pose is not None and "image" in found:
         people = decode_field(name, "pose", record["pose"])
         found["pose"] = draw_pose(people, found["image"].shape[:2])

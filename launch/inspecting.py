@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from input_pipeline.scenes import Scenes
 from input_pipeline.shards.atomic import write_file
 from input_pipeline.shards.records import ShardedRecords
 from input_pipeline.shards.verification import verify
-from launch.inspection_page import page, record_block
+from launch.inspection_page import page, problem_block, record_block
 
 SCENES = "scenes"
 _SHEET_FIELDS = (
@@ -46,19 +47,28 @@ def inspect(
     colours = palette(records.palette) if records.palette else None
     with tqdm(total=min(num_counted, len(records)), desc="counting", unit="record") as bar:
         numbers = statistics(records, colours, spread(len(records), num_counted), bar.update)
-    blocks, rows = [], []
+    blocks, rows, found = [], [], list(numbers.problems)
     for index in spread(len(records), num_records):
-        record = records[index]
-        seen = pictures(record, colours, draw)
+        try:
+            record = records[index]
+            seen = pictures(record, colours, draw)
+            chips = _legend(record, colours)
+        except ValueError as error:
+            blocks.append(problem_block(str(error)))
+            found.append(str(error))
+            continue
         shown = {name: seen[name] for name in [*_SHEET_FIELDS, *seen] if name in seen}
-        blocks.append(
-            record_block(record["id"], record["captions"], shown, _legend(record, colours))
-        )
+        blocks.append(record_block(record["id"], record["captions"], shown, chips))
         rows.append([Picture(name, shown[name]) for name in _SHEET_FIELDS if name in shown])
     output.mkdir(parents=True, exist_ok=True)
+    known = set(problems or ())
+    found = list(dict.fromkeys(problem for problem in found if problem not in known))
+    if found:
+        problems = [*(problems or ()), *found]
     text = page(f"{records.name}: {data}", _facts(records), problems, numbers, blocks)
     write_file(output / "index.html", text.encode())
-    write_png(output / "contact_sheet.png", contact_sheet(rows, title=records.name))
+    if rows:
+        write_png(output / "contact_sheet.png", contact_sheet(rows, title=records.name))
     content = json.dumps(dataclasses.asdict(numbers), indent=2, ensure_ascii=False)
     write_file(output / "statistics.json", content.encode())
     return problems or []
@@ -73,7 +83,7 @@ def _verify(data: str) -> list[str]:
             bar.total = total
             bar.update(done - bar.n)
 
-        return verify(data, progress)
+        return verify(data, progress, threads=os.cpu_count() or 1)
 
 
 def _facts(records: Any) -> dict[str, Any]:

@@ -96,6 +96,11 @@ def record_block(
     )
 
 
+def problem_block(problem: str) -> str:
+    """Returns the part of the page about a record that cannot be shown."""
+    return f'<div class="record bad">{_text(problem)}</div>'
+
+
 def _verdict(problems: Sequence[str] | None) -> str:
     if problems is None:
         return "<p>Checksums were not compared; run with <code>--verify</code>.</p>"

@@ -30,21 +30,23 @@ def source_settings(config: Any, source: RecordSource) -> Mapping[str, Any]:
       config: of `configs/prepare.py`.
       source: made of it.
     """
-    names = ("dataset", "split", "class_captions", "tie", "min_words", "stop_words", "seed")
-    settings = {name: config[name] for name in names}
-    left_out = dict(getattr(source, "left_out", {}))
-    return {**settings, "available": len(source), "left_out_by_reader": left_out}
+    if config.dataset == "scenes":
+        return {"dataset": "scenes", "seed": config.seed, "size": list(_scenes_size(config))}
+    return {
+        "dataset": config.dataset,
+        "class_captions": config.class_captions,
+        "contents": getattr(source, "contents", ""),
+    }
 
 
 def _coco(config: Any) -> RecordSource:
     from input_pipeline.readers.coco import CocoReader
 
     root, split = Path(config.root), config.split
-    labels = root / "stuffthingmaps" / split
     return CocoReader(
         root / "annotations" / f"captions_{split}.json",
         root / split,
-        labels if labels.is_dir() else None,
+        root / "stuffthingmaps" / split if config.labels else None,
         name=config.name,
     )
 
@@ -53,12 +55,11 @@ def _wholebody(config: Any) -> RecordSource:
     from input_pipeline.readers.wholebody import WholeBodyReader
 
     root, split = Path(config.root), config.split
-    labels = root / "stuffthingmaps" / split
     return WholeBodyReader(
         root / "annotations" / f"coco_wholebody_{split.removesuffix('2017')}_v1.0.json",
         root / "annotations" / f"captions_{split}.json",
         root / split,
-        labels if labels.is_dir() else None,
+        root / "stuffthingmaps" / split if config.labels else None,
         name=config.name,
     )
 
@@ -113,8 +114,12 @@ def _folder(config: Any) -> RecordSource:
 def _scenes(config: Any) -> RecordSource:
     from input_pipeline.scenes import Scenes
 
+    return Scenes(seed=config.seed, size=_scenes_size(config))
+
+
+def _scenes_size(config: Any) -> tuple[int, int]:
     height, width = (int(side) for side in config.sizes.split(",")[0].split("x"))
-    return Scenes(seed=config.seed, size=(height, width))
+    return height, width
 
 
 def _captions(config: Any) -> dict[str, Any]:

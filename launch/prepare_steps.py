@@ -7,7 +7,7 @@ import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from input_pipeline.schema import Record
 from launch.device_batches import DeviceBatches
 from sd_jax.clip import CLIPVisionModel, encode_text
 from sd_jax.convert.component import COMPONENTS
-from sd_jax.inpaint import check_inpainting, inpaint
+from sd_jax.inpaint import inpaint
 from sd_jax.load import cast_params, open_checkpoints
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.samplers import make_sampler
@@ -39,11 +39,14 @@ class _NetworkStep:
       checkpoint: that holds the networks, in any layout.
       batch_size: records at once.
       dtype: of parameters and computation.
+      hardware: that it runs on, as other devices round otherwise.
     """
 
     checkpoint: str
     batch_size: int = 8
     dtype: str = "float32"
+    hardware: str = ""
+    components: ClassVar[tuple[str, ...]] = ()
     drops: bool = dataclasses.field(default=False, init=False)
     on_device: bool = dataclasses.field(default=True, init=False)
 
@@ -52,17 +55,34 @@ class _NetworkStep:
         """Batches over the local devices."""
         return DeviceBatches(self.batch_size)
 
-    def load(self, *components: str) -> Model:
-        """Returns the networks wanted, on every device."""
-        opened = open_checkpoints([self.checkpoint], COMPONENTS)
-        missing = [name for name in components if name not in opened.configs]
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns why the checkpoint does not do, told from its headers."""
+        problems = [
+            f"it needs the field {name!r}, which step 'image' makes"
+            for name in ("height", "width")
+            if name not in fields
+        ]
+        try:
+            configs = open_checkpoints([self.checkpoint], COMPONENTS).configs
+        except ValueError as error:
+            return [*problems, str(error)]
+        missing = [name for name in self.components if name not in configs]
         if missing:
-            raise ValueError(
-                f"{self.checkpoint}: has no {', '.join(missing)}, which step "
-                f"{getattr(self, 'name', '')!r} needs; name another checkpoint"
+            problems.append(
+                f"{self.checkpoint} has no {', '.join(missing)}; name another checkpoint"
             )
-        model = cast_params(opened.load(StableDiffusionConfig, components), self.dtype)
+        return problems
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The networks that it needs, on every device."""
+        opened = open_checkpoints([self.checkpoint], COMPONENTS)
+        model = cast_params(opened.load(StableDiffusionConfig, self.components), self.dtype)
         return self.batches.replicate(model)
+
+    def start(self) -> None:
+        """Loads the networks."""
+        _ = self.model
 
     def tokenizer(self) -> Tokenizer:
         """Returns the checkpoint's tokenizer, or CLIP's."""
@@ -100,14 +120,27 @@ class Background(_NetworkStep):
     num_steps: int = 25
     seed: int = 0
     keep: bool = False
+    components: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     name: str = dataclasses.field(default="background", init=False)
     needs: tuple[str, ...] = dataclasses.field(default=("image", "mask"), init=False)
     adds: tuple[str, ...] = dataclasses.field(default=("background",), init=False)
 
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns why the checkpoint does not do: it must be an inpainting one."""
+        problems = super().check(fields)
+        if not problems:
+            configs = open_checkpoints([self.checkpoint], COMPONENTS).configs
+            channels, expected = configs["unet"].in_channels, 2 * configs["vae"].latent_channels + 1
+            if channels != expected:
+                problems.append(
+                    f"{self.checkpoint}: the UNet takes {channels} channels, an inpainting one "
+                    f"takes {expected}; use an inpainting checkpoint"
+                )
+        return problems
+
     @functools.cached_property
     def _paint(self) -> Any:
-        model = self.load("unet", "vae", "text_encoder")
-        check_inpainting(model)
+        model = self.model
         dtype = jnp.dtype(self.dtype)
         ids = self.tokenizer()([self.prompt, self.negative_prompt])
         config = model.config
@@ -165,6 +198,7 @@ class ImageEmbeddings(_NetworkStep):
     """
 
     background: bool = True
+    components: ClassVar[tuple[str, ...]] = ("image_encoder",)
     name: str = dataclasses.field(default="embeddings", init=False)
 
     @property
@@ -178,12 +212,8 @@ class ImageEmbeddings(_NetworkStep):
         return tuple(f"{name}_embedding" for name in self.needs)
 
     @functools.cached_property
-    def _model(self) -> Model:
-        return self.load("image_encoder")
-
-    @functools.cached_property
     def _embed(self) -> Any:
-        model = self._model
+        model = self.model
         tower = CLIPVisionModel(model.config.image_encoder, jnp.dtype(self.dtype))
         embed = jax.jit(lambda params, pixels: apply_module(tower, {"params": params}, pixels))
         return functools.partial(embed, model.params["image_encoder"])
@@ -191,7 +221,7 @@ class ImageEmbeddings(_NetworkStep):
     def decode(self, record: Record) -> list[np.ndarray]:
         """Returns the pictures as CLIP sees them."""
         name = f"{record['source']} record {record['id']}"
-        size = self._model.config.image_encoder.image_size
+        size = self.model.config.image_encoder.image_size
         return [clip_pixels(decode_field(name, key, record[key]), size) for key in self.needs]
 
     def compute(self, values: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
@@ -208,13 +238,14 @@ class ImageEmbeddings(_NetworkStep):
 class Latents(_NetworkStep):
     """Moments of the autoencoder's posterior, from which training samples anew each time."""
 
+    components: ClassVar[tuple[str, ...]] = ("vae",)
     name: str = dataclasses.field(default="latents", init=False)
     needs: tuple[str, ...] = dataclasses.field(default=("image",), init=False)
     adds: tuple[str, ...] = dataclasses.field(default=("latent_mean", "latent_logvar"), init=False)
 
     @functools.cached_property
     def _moments(self) -> Any:
-        model = self.load("vae")
+        model = self.model
         module = AutoencoderKL(model.config.vae, jnp.dtype(self.dtype))
 
         @jax.jit
@@ -237,8 +268,8 @@ class Latents(_NetworkStep):
         """Returns the fields, unscaled, in half precision."""
         mean, logvar = result
         return {
-            "latent_mean": mean.astype(np.float16),
-            "latent_logvar": logvar.astype(np.float16),
+            "latent_mean": _finite(mean, "float16", self.dtype),
+            "latent_logvar": _finite(logvar, "float16", self.dtype),
         }
 
 
@@ -252,9 +283,15 @@ class TextEmbeddings(_NetworkStep):
     """
 
     num_captions: int = 5
+    components: ClassVar[tuple[str, ...]] = ("text_encoder",)
     name: str = dataclasses.field(default="text", init=False)
     needs: tuple[str, ...] = dataclasses.field(default=("captions",), init=False)
     adds: tuple[str, ...] = dataclasses.field(default=("text_embeddings",), init=False)
+
+    def start(self) -> None:
+        """Loads the network and the tokenizer."""
+        super().start()
+        _ = self._tokens
 
     @functools.cached_property
     def _tokens(self) -> Tokenizer:
@@ -262,7 +299,7 @@ class TextEmbeddings(_NetworkStep):
 
     @functools.cached_property
     def _encode(self) -> Any:
-        model = self.load("text_encoder")
+        model = self.model
         encode = functools.partial(
             jax.jit(encode_text, static_argnums=0, static_argnames="dtype"),
             model.config.text_encoder,
@@ -284,4 +321,20 @@ class TextEmbeddings(_NetworkStep):
 
     def encode(self, result: np.ndarray) -> Record:
         """Returns the field."""
-        return {"text_embeddings": result.astype(np.float16)}
+        return {"text_embeddings": _finite(result, "float16", self.dtype)}
+
+
+def _finite(values: np.ndarray, stored: str, computed: str) -> np.ndarray:
+    """Returns values in the type that they are stored in.
+
+    Raises:
+      ValueError: some are infinite or no numbers then.
+    """
+    with np.errstate(over="ignore"):
+        cast = values.astype(stored)
+    if not np.isfinite(cast).all():
+        raise ValueError(
+            f"the network's output, computed in {computed} and stored in {stored}, is not finite; "
+            "use --config.dtype=float32, or another checkpoint"
+        )
+    return cast

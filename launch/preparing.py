@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import json
-import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import unknown_name
+from input_pipeline.palettes import palette
 from input_pipeline.prepare.depths import Depths
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
 from input_pipeline.prepare.masks import Coverage, LabelMask, SaliencyMask
@@ -20,13 +22,18 @@ from input_pipeline.prepare.pipeline import Pipeline, RecordSource
 from input_pipeline.prepare.resize import Resize
 from input_pipeline.prepare.sketches import Edges
 from input_pipeline.prepare.step import Step
+from launch.prepare_settings import (
+    MODELS,
+    PrepareError,
+    check_settings,
+    parse_classes,
+    parse_sizes,
+    split_names,
+)
 from launch.prepare_sources import make_source, source_settings
 
-_SIZE = re.compile(r"(\d+)x(\d+)")
-
-
-class PrepareError(ValueError):
-    """A preparation that cannot start; lists every problem."""
+_RECORDS_PER_SHARD = 1000
+_SPLITS = {"val": "validation", "tes": "test"}
 
 
 def prepare(config: Any) -> Path | None:
@@ -36,14 +43,23 @@ def prepare(config: Any) -> Path | None:
       PrepareError: lists what is wrong with the settings; nothing slow has started.
     """
     settings = config.to_dict()
-    _check(settings)
+    check_settings(settings)
+    if set(split_names(config.steps)) & MODELS.keys():
+        # Networks round otherwise on other devices, so results are theirs.
+        settings["hardware"] = describe_devices()
     build = functools.partial(build_pipeline, json.dumps(settings))
+    stale = build().stale()
+    if stale and not config.remake:
+        raise PrepareError(
+            "\n- ".join(["finished shards were made with other settings:", *stale])
+            + "\nchoose another output, or pass --config.remake=True to make them anew"
+        )
     engine = Engine(
         workers=config.workers,
         threads=config.threads,
         task_index=config.task_index,
         task_count=config.task_count,
-        beam_options=config.beam_options.split() if config.beam_options else None,
+        beam_options=shlex.split(config.beam_options) if config.beam_options else None,
     )
     for report in run_steps(build, engine):
         made = f"{report.records} records, {report.rate:.1f} a second" if report.shards_made else ""
@@ -72,10 +88,27 @@ def build_pipeline(settings: str) -> Pipeline:
         make_steps(config, source),
         Path(config.workdir) if config.workdir else output.with_name(f"{output.name}.work"),
         output,
-        config.num_shards,
+        _num_shards(config, len(source)),
         config.limit or None,
         config.max_unreadable,
+        _SPLITS.get(config.split[:3], "train"),
+        _provenance(config),
     )
+
+
+def _num_shards(config: Any, available: int) -> int:
+    records = min(available, config.limit or available)
+    return config.num_shards or max(config.task_count, -(-records // _RECORDS_PER_SHARD))
+
+
+def _provenance(config: Any) -> dict[str, Any]:
+    """Returns where the data came from and what made them, for people who find the shards."""
+    names = ("root", "split", "limit", "saliency", *MODELS.values())
+    versions = {}
+    for name in ("cnc-fgdm-jax", "jax", "numpy", "pillow", "torch", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"named": {name: config[name] for name in names if config[name]}, "versions": versions}
 
 
 def make_steps(config: Any, source: RecordSource) -> tuple[Step, ...]:
@@ -83,55 +116,29 @@ def make_steps(config: Any, source: RecordSource) -> tuple[Step, ...]:
     return tuple(_MAKERS[name](config, source) for name in split_names(config.steps))
 
 
-def split_names(text: str) -> list[str]:
-    """Returns the items of a list joined by commas."""
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Returns (height, width) of each of "512x512,448x576".
-
-    Raises:
-      ValueError: a size is no HEIGHTxWIDTH in multiples of 8.
-    """
-    sizes = []
-    for item in split_names(text):
-        match = _SIZE.fullmatch(item)
-        size = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not all(side > 0 and side % 8 == 0 for side in size):
-            raise ValueError(f"sizes: {item!r} is no HEIGHTxWIDTH in multiples of 8")
-        sizes.append(size)
-    if not sizes:
-        raise ValueError("sizes is empty; name at least one, such as 512x512")
-    return tuple(sizes)
-
-
-def parse_classes(text: str) -> tuple[int, ...]:
-    """Returns the labels of "0-90,95".
-
-    Raises:
-      ValueError: an item is no label from 0 to 254, nor a range of them.
-    """
-    labels: list[int] = []
-    for item in split_names(text):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not 0 <= first <= last <= 254:
-            raise ValueError(f"mask_classes: {item!r} is no label from 0 to 254, nor a range")
-        labels += range(first, last + 1)
-    return tuple(sorted(set(labels)))
-
-
 def _mask(config: Any, source: RecordSource) -> Step:
     coverage = Coverage(config.least_foreground, config.most_foreground)
-    if config.mask_classes and "segmentation" in source.fields:
-        return LabelMask(parse_classes(config.mask_classes), coverage)
+    if config.mask_classes:
+        classes = parse_classes(config.mask_classes)
+        known = len(palette(source.palette).classes) if source.palette else 0
+        if known and classes[-1] >= known:
+            raise PrepareError(
+                f"mask_classes: {config.mask_classes} goes beyond the {known} classes of "
+                f"{source.palette}"
+            )
+        return LabelMask(classes, coverage)
     return SaliencyMask(Path(config.saliency), coverage=coverage)
 
 
 def _depth(config: Any, source: RecordSource) -> Step:
     layers = "background" in source.fields or "background" in split_names(config.steps)
-    return Depths(config.depth_estimator, layers, config.normals, batch_size=config.batch_size)
+    return Depths(
+        config.depth_estimator,
+        layers,
+        config.normals,
+        config.batch_size,
+        config.get("hardware", ""),
+    )
 
 
 def _device(name: str, checkpoint: str, **options: str) -> Callable[[Any, RecordSource], Step]:
@@ -144,14 +151,20 @@ def _device(name: str, checkpoint: str, **options: str) -> Callable[[Any, Record
             steps = split_names(config.steps)
             settings["background"] = "background" in source.fields or "background" in steps
         return getattr(prepare_steps, name)(
-            config[checkpoint], config.batch_size, config.dtype, **settings
+            config[checkpoint],
+            config.batch_size,
+            config.dtype,
+            config.get("hardware", ""),
+            **settings,
         )
 
     return make
 
 
 _MAKERS: Mapping[str, Callable[[Any, RecordSource], Step]] = {
-    "image": lambda config, source: Resize(parse_sizes(config.sizes), source.fields),
+    "image": lambda config, source: Resize(
+        parse_sizes(config.sizes), source.fields, config.min_side
+    ),
     "mask": _mask,
     "background": _device(
         "Background",
@@ -170,62 +183,11 @@ _MAKERS: Mapping[str, Callable[[Any, RecordSource], Step]] = {
     "latents": _device("Latents", "autoencoder"),
     "text": _device("TextEmbeddings", "text_encoder", num_captions="num_captions"),
 }
-_MODELS = {
-    "background": "inpainting",
-    "depth": "depth_estimator",
-    "embeddings": "clip",
-    "latents": "autoencoder",
-    "text": "text_encoder",
-}
 
 
-def _check(config: Mapping[str, Any]) -> None:
-    """Checks all settings.
+def describe_devices() -> str:
+    """Returns kind and number of this process's devices."""
+    import jax
 
-    Raises:
-      PrepareError: lists every problem.
-    """
-    problems = []
-    if not config["output"]:
-        problems.append("output is empty; name a folder for the shards")
-    if not config["root"] and config["dataset"] != "scenes":
-        problems.append(f"root is empty; name the folder of {config['dataset']}")
-    steps = split_names(config["steps"])
-    for name in steps:
-        if name not in _MAKERS:
-            problems.append(unknown_name("step", name, _MAKERS))
-        model = _MODELS.get(name)
-        if model and not config[model]:
-            problems.append(f"step {name!r} needs {model}; name a checkpoint, or leave it out")
-        elif model and model != "depth_estimator" and not Path(config[model]).exists():
-            problems.append(f"{model}: there is no {config[model]}")
-    if "mask" in steps and not config["mask_classes"] and not Path(config["saliency"]).is_file():
-        problems.append("step 'mask' needs mask_classes, or saliency, an ONNX file of U2-Net")
-    for parse, name in ((parse_sizes, "sizes"), (parse_classes, "mask_classes")):
-        try:
-            parse(config[name])
-        except ValueError as error:
-            problems.append(str(error))
-    for name, least in (
-        ("num_shards", 1), ("batch_size", 1), ("threads", 1), ("workers", 0), ("task_count", 1),
-        ("limit", 0), ("max_unreadable", 0), ("num_steps", 1), ("num_captions", 1), ("dilation", 0),
-    ):  # fmt: skip
-        if config[name] < least:
-            problems.append(f"{name} must be at least {least}, got {config[name]}")
-    if not 0 <= config["task_index"] < max(1, config["task_count"]):
-        problems.append(
-            f"task_index must be from 0 to {config['task_count'] - 1}, got {config['task_index']}"
-        )
-    if not 0 <= config["least_foreground"] < config["most_foreground"] <= 1:
-        problems.append(
-            "least_foreground and most_foreground must be 0 <= least < most <= 1, got "
-            f"{config['least_foreground']} and {config['most_foreground']}"
-        )
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", config["name"]):
-        problems.append(
-            f"name must be small letters, digits and underscores, got {config['name']!r}"
-        )
-    if config["dtype"] not in ("float32", "bfloat16"):
-        problems.append(f"dtype must be float32 or bfloat16, got {config['dtype']!r}")
-    if problems:
-        raise PrepareError("\n- ".join(["the preparation cannot start:", *problems]))
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

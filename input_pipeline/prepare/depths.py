@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from input_pipeline.codecs import decode_field, encode_picture
-from input_pipeline.depth_estimator import DepthEstimator, load_depth_estimator, normalise_depth
+from input_pipeline.depth_estimator import (
+    DepthEstimator,
+    check_depth_estimator,
+    load_depth_estimator,
+    normalise_depth,
+)
 from input_pipeline.prepare.identity import identity
+from input_pipeline.prepare.step import Simple
 from input_pipeline.schema import Record
 
 if TYPE_CHECKING:
@@ -28,20 +34,23 @@ _FAR = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Depths:
+class Depths(Simple):
     """Adds depths, and normals if asked.
 
     Attributes:
       model: folder or hub id of the network.
       layers: also the depths of foreground and background, which need mask and background.
       normals: also the normals of the image.
+      batch_size: records at once.
+      hardware: that it runs on, as other devices round otherwise.
     """
 
     model: str
     layers: bool = True
     normals: bool = True
-    name: str = "depth"
     batch_size: int = 8
+    hardware: str = ""
+    name: str = "depth"
     drops: bool = False
     on_device: bool = True
 
@@ -59,7 +68,17 @@ class Depths:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What results depend on."""
-        return {"model": identity(self.model), "layers": self.layers, "normals": self.normals}
+        fields = ("layers", "normals", "batch_size", "hardware")
+        return {**{name: getattr(self, name) for name in fields}, "model": identity(self.model)}
+
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns why the network cannot be loaded."""
+        del fields
+        return check_depth_estimator(self.model)
+
+    def start(self) -> None:
+        """Loads the network."""
+        _ = self._network
 
     @functools.cached_property
     def _network(self) -> DepthEstimator:

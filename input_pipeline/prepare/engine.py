@@ -7,18 +7,21 @@ other: task i of n takes the shards i, i + n, i + 2n, ...
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 
 from tqdm import tqdm
 
 from input_pipeline.prepare.pipeline import Pipeline
 from input_pipeline.prepare.run import make_shard
+
+_PLATFORMS = "JAX_PLATFORMS"
 
 Build = Callable[[], Pipeline]
 """Makes the pipeline; picklable, so that workers can make it for themselves."""
@@ -87,41 +90,78 @@ def run_steps(build: Build, engine: Engine) -> Iterator[StepReport]:
     if problems:
         raise ValueError("\n- ".join(["the preparation cannot start:", *problems]))
     on_device = {step.name: step.on_device for step in pipeline.steps}
-    for step in pipeline.recipes:
-        shards = list(engine.shards(pipeline.num_shards))
-        todo = [shard for shard in shards if pipeline.finished(step, shard) is None]
-        records = sum(len(pipeline.rows(shard)) for shard in todo)
-        start = time.perf_counter()
-        if todo:
-            with tqdm(total=records, desc=step, unit="record") as bar:
-                if on_device.get(step, False) or (
-                    engine.beam_options is None and engine.workers == 0
-                ):
-                    for shard in todo:
-                        make_shard(pipeline, step, shard, threads=engine.threads, report=bar.update)
-                elif engine.beam_options is not None:
-                    _run_on_beam(build, step, todo, engine)
-                    bar.update(records)
-                else:
-                    _run_in_processes(build, step, todo, engine, bar.update)
-        seconds = time.perf_counter() - start
-        yield StepReport(step, records, seconds, len(todo), len(shards) - len(todo))
+    with contextlib.ExitStack() as stack:
+        pool = _worker_pool(engine.workers, stack) if engine.workers else None
+        for step in pipeline.recipes:
+            shards = list(engine.shards(pipeline.num_shards))
+            todo = [
+                shard
+                for shard in shards
+                if pipeline.finished(step, shard) is None or pipeline.has_unreadable(step, shard)
+            ]
+            records = sum(len(pipeline.rows(shard)) for shard in todo)
+            start = time.perf_counter()
+            if todo:
+                with tqdm(total=records, desc=step, unit="record") as bar:
+                    if on_device.get(step, False):
+                        _run_here(pipeline, step, todo, engine, bar.update)
+                    elif engine.beam_options is not None:
+                        _run_on_beam(build, step, todo, engine)
+                        bar.update(records)
+                    elif pool is not None:
+                        _run_in_processes(pool, build, step, todo, engine, bar.update)
+                    else:
+                        _run_here(pipeline, step, todo, engine, bar.update)
+            seconds = time.perf_counter() - start
+            yield StepReport(step, records, seconds, len(todo), len(shards) - len(todo))
+
+
+def _run_here(
+    pipeline: Pipeline,
+    step: str,
+    shards: Sequence[int],
+    engine: Engine,
+    report: Callable[[int], object],
+) -> None:
+    for shard in shards:
+        make_shard(pipeline, step, shard, threads=engine.threads, report=report)
+
+
+def _worker_pool(workers: int, stack: contextlib.ExitStack) -> ProcessPoolExecutor:
+    """Returns processes that leave accelerators to this one, until the stack ends."""
+    # Spawned, not forked: the parent may hold locks of an accelerator's runtime. Spawned processes
+    # import before any initialiser runs, so the environment is what reaches them in time.
+    before = os.environ.get(_PLATFORMS)
+    os.environ[_PLATFORMS] = "cpu"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        # All are started now, while the environment is theirs.
+        wait([pool.submit(time.sleep, 0.05) for _ in range(workers)])
+    finally:
+        os.environ.pop(_PLATFORMS)
+        if before is not None:
+            os.environ[_PLATFORMS] = before
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return pool
 
 
 def _run_in_processes(
-    build: Build, step: str, shards: Sequence[int], engine: Engine, report: Callable[[int], object]
+    pool: ProcessPoolExecutor,
+    build: Build,
+    step: str,
+    shards: Sequence[int],
+    engine: Engine,
+    report: Callable[[int], object],
 ) -> None:
-    # Spawned, not forked: the parent may hold locks of an accelerator's runtime.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(engine.workers, context, _initialise_worker) as pool:
-        make = functools.partial(_make_shard, build, step, engine.threads)
-        for future in as_completed([pool.submit(make, shard) for shard in shards]):
+    make = functools.partial(_make_shard, build, step, engine.threads)
+    futures = [pool.submit(make, shard) for shard in shards]
+    try:
+        for future in as_completed(futures):
             report(future.result())
-
-
-def _initialise_worker() -> None:
-    # Workers leave accelerators to the process that started them.
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    finally:
+        # After an error, what has not begun is not begun.
+        for future in futures:
+            future.cancel()
 
 
 @functools.lru_cache(maxsize=1)

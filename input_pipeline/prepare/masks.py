@@ -13,7 +13,7 @@ from PIL import Image
 
 from input_pipeline.codecs import decode_field, encode_picture
 from input_pipeline.prepare.identity import identity
-from input_pipeline.prepare.step import Dropped
+from input_pipeline.prepare.step import Dropped, Simple
 from input_pipeline.schema import Record
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Coverage:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelMask:
+class LabelMask(Simple):
     """The foreground is some classes of the segmentation (COCO-Stuff: all things).
 
     Attributes:
@@ -87,7 +87,7 @@ class LabelMask:
 
 
 @dataclasses.dataclass(frozen=True)
-class SaliencyMask:
+class SaliencyMask(Simple):
     """The foreground is what U2-Net sees (Pick-a-Pic, and the papers' demo).
 
     Attributes:
@@ -114,6 +114,19 @@ class SaliencyMask:
             "threshold": self.threshold,
             **dataclasses.asdict(self.coverage),
         }
+
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns why the network cannot be loaded."""
+        del fields
+        try:
+            self.start()
+        except (ImportError, ValueError) as error:
+            return [str(error)]
+        return []
+
+    def start(self) -> None:
+        """Loads the network."""
+        _ = self._network
 
     @functools.cached_property
     def _network(self) -> Any:
@@ -148,9 +161,12 @@ def load_saliency(path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError('masks by saliency need onnxruntime: pip install ".[prepare]"') from error
+    options = onnxruntime.SessionOptions()
+    # One thread of one kind of processor: workers share the cores, and masks are the same for all.
+    options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(
-            str(path), providers=onnxruntime.get_available_providers()
+            str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime has an error class of its own for each status
         raise ValueError(f"{path}: cannot be loaded as an ONNX network: {error}") from error

@@ -2,12 +2,12 @@
 
     WORKDIR/raw/NAME-train.array_record-00003-of-00016        raw records, as the source gives them
     WORKDIR/STEP/NAME-train.array_record-00003-of-00016       id and the fields that the step adds
-    WORKDIR/STEP/NAME-train.array_record-00003-of-00016.left_out.json   which records, and why
     OUTPUT/NAME-train.array_record-00003-of-00016             all fields, for training
 
 A shard of a step holds the records of the raw shard of the same number that the step and those
-before it keep. It is a function of the raw shard and the settings, so it does not matter who makes
-it, when, or how often: what is finished under the same recipe is not made again.
+before it keep; the note beside it says which it leaves out, and why. It is a function of the raw
+shard, the settings and, for networks, the kind and number of devices: what is finished under the
+same recipe, of the same records, is not made again.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from input_pipeline.codecs import CODEC_VERSION
 from input_pipeline.prepare.step import Step, check_steps, fingerprints
-from input_pipeline.schema import Record
+from input_pipeline.schema import Record, RecordError
 from input_pipeline.shards.assemble import write_manifest
-from input_pipeline.shards.atomic import write_file
-from input_pipeline.shards.manifest import Manifest
+from input_pipeline.shards.manifest import MANIFEST, SCHEMA_VERSION, Manifest
 from input_pipeline.shards.readers import Shard
 from input_pipeline.shards.shard import (
+    SHARD_NAME,
     ShardInfo,
     finished_shard,
+    info_path,
     read_shard_info,
     schema_order,
     shard_name,
@@ -78,7 +80,9 @@ class Pipeline:
       output: for the data set.
       num_shards: parts that the work is done in.
       limit: how many raw records are taken; all if None.
-      max_unreadable: how many records may be unreadable before the work stops.
+      max_unreadable: how many records may be unreadable, of all steps together.
+      split: of the data set.
+      provenance: more that the manifest is to tell, as JSON holds it.
     """
 
     source: RecordSource
@@ -89,6 +93,8 @@ class Pipeline:
     num_shards: int
     limit: int | None = None
     max_unreadable: int = 0
+    split: str = "train"
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self) -> list[str]:
         """Returns everything that is wrong with it."""
@@ -99,7 +105,21 @@ class Pipeline:
             problems.append(f"num_shards must be at least 1, got {self.num_shards}")
         if self.limit is not None and self.limit < 1:
             problems.append(f"limit must be at least 1, got {self.limit}")
+        others = [path.name for path in self._strangers()]
+        if others:
+            problems.append(
+                f"{self.output} holds {len(others)} shards of another data set or number of shards "
+                f"(such as {others[0]}); remove them, or choose another output"
+            )
         return problems
+
+    def _strangers(self) -> list[Path]:
+        """Returns shards in the output folder that this pipeline does not make."""
+        own = {self.path(PACK, shard).name for shard in range(max(self.num_shards, 0))}
+        found = self.output.glob("*.array_record-*") if self.output.is_dir() else ()
+        return sorted(
+            path for path in found if SHARD_NAME.fullmatch(path.name) and path.name not in own
+        )
 
     @property
     def num_records(self) -> int:
@@ -119,57 +139,137 @@ class Pipeline:
             "name": self.source.name,
             "records": self.num_records,
             "shards": self.num_shards,
+            "fields": list(self.source.fields),
+            "schema": SCHEMA_VERSION,
+            "codecs": CODEC_VERSION,
         }
         raw = json.dumps(source, sort_keys=True)
         steps = fingerprints(self.steps, source)
-        return {RAW: raw, **steps, PACK: " ".join([*steps.values(), raw])}
+        packed = {"raw": source, **{name: json.loads(text) for name, text in steps.items()}}
+        return {RAW: raw, **steps, PACK: json.dumps(packed, sort_keys=True)}
 
     def path(self, step: str, shard: int) -> Path:
         """Returns where a shard of a step is, or will be."""
         folder = self.output if step == PACK else self.workdir / step
-        return folder / shard_name(self.source.name, shard, self.num_shards)
+        return folder / shard_name(self.source.name, shard, self.num_shards, self.split)
 
     def finished(self, step: str, shard: int) -> ShardInfo | None:
-        """Returns what is known about a shard, or None if it is still to be made."""
-        return finished_shard(self.path(step, shard), self.recipes[step])
+        """Returns what is known about a shard, or None if it is still to be made.
+
+        A shard is of the right records if they are those that the step before it kept: a raw file
+        that was mended, or other records being left out, makes the later shards anew.
+        """
+        info = finished_shard(self.path(step, shard), self.recipes[step])
+        if info is None or step == RAW:
+            return info
+        names = list(self.recipes)
+        before = names[names.index(step) - 1]
+        earlier = finished_shard(self.path(before, shard), self.recipes[before])
+        if earlier is None:
+            return None
+        return info if {*info.ids, *info.left_out} == set(earlier.ids) else None
+
+    def stale(self) -> list[str]:
+        """Returns for each step how many shards were made with other settings, and which ones.
+
+        Running would replace them.
+        """
+        found = []
+        for step, recipe in self.recipes.items():
+            infos = [
+                read_shard_info(path)
+                for shard in range(self.num_shards)
+                if info_path(path := self.path(step, shard)).is_file()
+            ]
+            others = [info for info in infos if info.recipe != recipe]
+            if others and step != PACK:
+                changes = _changes(others[0].recipe, recipe)
+                found.append(f"{len(others)} of step {step!r}: {changes}")
+        return found
 
     def rows(self, shard: int) -> range:
         """Returns which raw records go into a shard."""
         return shard_rows(self.num_records, shard, self.num_shards)
 
     def write(
-        self, step: str, shard: int, records: Sequence[Record], left_out: Mapping[str, str]
+        self, step: str, shard: int, records: Iterable[Record], left_out: Mapping[str, str]
     ) -> ShardInfo:
-        """Writes a shard, and before it which records are left out and why."""
+        """Writes a shard while its records come, and which are left out and why."""
         adds = next((item.adds for item in self.steps if item.name == step), self.source.fields)
-        path = self.path(step, shard)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"recipe": self.recipes[step], "left_out": dict(left_out)}, indent=1)
-        write_file(_left_out_path(path), text.encode())
-        return write_shard(path, records, ["id", *adds], self.recipes[step])
+        path, recipe = self.path(step, shard), self.recipes[step]
+        return write_shard(path, records, ["id", *adds], recipe, left_out)
 
     def pack(self, shard: int) -> ShardInfo:
         """Writes a shard of the data set; all steps have finished theirs."""
+        # A manifest describes all shards or none: it must not stand beside new ones.
+        (self.output / MANIFEST).unlink(missing_ok=True)
         joined = self.join(None, shard, self.fields)
         return write_shard(self.path(PACK, shard), joined, self.fields, self.recipes[PACK])
 
     def finish(self) -> Manifest | None:
-        """Describes the data set when all its shards are there; returns None before."""
+        """Describes the data set when all its shards are there; returns None before.
+
+        Raises:
+          RecordError: more records are unreadable than are allowed.
+        """
         shards = [self.finished(PACK, shard) for shard in range(self.num_shards)]
         present = [shard for shard in shards if shard is not None]
         if len(present) < self.num_shards:
             return None
+        self.check_unreadable(self.unreadable())
         return write_manifest(
             self.output,
             present,
             self.source.palette,
             settings={step.name: dict(step.settings) for step in self.steps},
-            sources={**self.source_settings, "left_out": self.summary()},
+            sources={
+                **self.source_settings,
+                **self.provenance,
+                "left_out": self.summary(),
+                "unreadable": self.unreadable(),
+            },
         )
 
-    def left_out(self, step: str, shard: int) -> dict[str, str]:
-        """Returns the records that a finished shard leaves out, and why."""
-        return json.loads(_left_out_path(self.path(step, shard)).read_text())["left_out"]
+    def left_out(self, step: str, shard: int) -> Mapping[str, str]:
+        """Returns the records that a shard leaves out and why; none if it is not finished."""
+        info = finished_shard(self.path(step, shard), self.recipes[step])
+        return {} if info is None else info.left_out
+
+    def unreadable(self, but: tuple[str, int] | None = None) -> list[str]:
+        """Returns what is said of the records that could not be read, as far as it is done.
+
+        Args:
+          but: step and shard that do not count, as they are being made.
+        """
+        names = [RAW, *(step.name for step in self.steps)]
+        return [
+            text.partition(": ")[2]
+            for name in names
+            for shard in range(self.num_shards)
+            if (name, shard) != but
+            for text in self.left_out(name, shard).values()
+            if text.startswith(UNREADABLE)
+        ]
+
+    def has_unreadable(self, step: str, shard: int) -> bool:
+        """Returns whether a finished shard left out what could not be read, so may be now."""
+        return any(text.startswith(UNREADABLE) for text in self.left_out(step, shard).values())
+
+    def check_unreadable(self, bad: Sequence[str]) -> None:
+        """Checks how many records could not be read.
+
+        Args:
+          bad: what is said of each.
+
+        Raises:
+          RecordError: too many; the first few are named.
+        """
+        if len(bad) > self.max_unreadable:
+            shown = "\n- ".join(bad[:5])
+            raise RecordError(
+                f"{len(bad)} records are unreadable, allowed are {self.max_unreadable} "
+                f"(max_unreadable):\n- {shown}\nMend the files and run again, or allow more."
+            )
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Returns for each step how many records were left out for what, as far as it is done."""
@@ -177,10 +277,9 @@ class Pipeline:
         for step in [RAW, *(step.name for step in self.steps)]:
             reasons: collections.Counter[str] = collections.Counter()
             for shard in range(self.num_shards):
-                if self.finished(step, shard):
-                    reasons.update(
-                        text.partition(":")[0] for text in self.left_out(step, shard).values()
-                    )
+                reasons.update(
+                    text.partition(":")[0] for text in self.left_out(step, shard).values()
+                )
             counts[step] = dict(sorted(reasons.items()))
         return counts
 
@@ -195,32 +294,35 @@ class Pipeline:
         names = [step.name for step in self.steps]
         earlier = self.steps if before is None else self.steps[: names.index(before)]
         makers = dict.fromkeys(self.source.fields, RAW)
-        dropped: set[str] = set()
         for step in earlier:
             makers |= dict.fromkeys(step.adds, step.name)
-            dropped |= self.left_out(step.name, shard).keys()
         wanted: dict[str, list[str]] = {}
         for field in dict.fromkeys(["id", "source", *fields]):
             wanted.setdefault(RAW if field == "id" else makers[field], []).append(field)
         shards = [Shard(self.path(maker, shard), names) for maker, names in wanted.items()]
-        raw = read_shard_info(self.path(RAW, shard))
-        return Joined([name for name in raw.ids if name not in dropped], shards)
+        # Each shard holds what those before it kept, so the last one has the records that are left.
+        last = earlier[-1].name if earlier else RAW
+        ids = read_shard_info(self.path(last, shard)).ids
+        return Joined(self.source.name, ids, shards)
 
 
 class Joined:
     """Records of one shard, put together from the shards of several steps when asked for.
 
     Attributes:
+      source: name of the data set.
       ids: of the records.
     """
 
-    def __init__(self, ids: Sequence[str], shards: Sequence[Shard]) -> None:
+    def __init__(self, source: str, ids: Sequence[str], shards: Sequence[Shard]) -> None:
         """Remembers where every record is.
 
         Args:
+          source: name of the data set.
           ids: of the records, which all shards hold.
           shards: each with the fields to take from it.
         """
+        self.source = source
         self.ids = tuple(ids)
         self._shards = [
             (shard, {name: row for row, name in enumerate(shard.info.ids)}) for shard in shards
@@ -238,5 +340,12 @@ class Joined:
         return (self.record(name) for name in self.ids)
 
 
-def _left_out_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.left_out.json")
+def _changes(old: str, new: str) -> str:
+    """Returns which settings of a recipe are others now."""
+    before, now = json.loads(old), json.loads(new)
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key != "inputs"
+    ]
+    return "; ".join(changed) or "what it is made of has changed"

@@ -14,8 +14,8 @@ from PIL import Image
 from input_pipeline import pose
 from input_pipeline.codecs import decode_field, encode_picture
 from input_pipeline.images import cover_crop_box
-from input_pipeline.prepare.step import Dropped
-from input_pipeline.schema import BY_NAME, Record
+from input_pipeline.prepare.step import Dropped, Simple
+from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
@@ -25,7 +25,7 @@ _ON_PIXELS = ("mask", "segmentation", "instances")
 
 
 @dataclasses.dataclass(frozen=True)
-class Resize:
+class Resize(Simple):
     """Covers the nearest of `sizes` and crops around the middle; upstream takes 512 x 512.
 
     Photos are resized bicubic with antialiasing, classes and masks nearest. An image that has the
@@ -63,6 +63,15 @@ class Resize:
     @property
     def _present(self) -> tuple[str, ...]:
         return tuple(name for name in (*_ON_PIXELS, "pose") if name in self.fields)
+
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns fields that lie on the image's pixels, but would stay as they are."""
+        moved = set(self.needs)
+        return [
+            f"it cannot resize the field {field!r}; leave the step out, or the field"
+            for field in fields
+            if BY_NAME[field].kind in PICTURE_KINDS and field not in moved
+        ]
 
     def decode(self, record: Record) -> Record:
         """Returns the record."""

@@ -14,12 +14,20 @@ from input_pipeline.shards.shard import ShardInfo
 
 _AHEAD = 2
 Report = Callable[[int], object]
+Results = Iterator[tuple[str, Record | Dropped]]
 
 
 def make_shard(
-    pipeline: Pipeline, step: str, shard: int, *, threads: int = 4, report: Report = lambda n: None
+    pipeline: Pipeline,
+    step: str,
+    shard: int,
+    *,
+    threads: int = 4,
+    report: Report = lambda n: None,
 ) -> ShardInfo:
-    """Returns a shard of a step, made now unless it is finished.
+    """Makes a shard of a step and returns what is known about it.
+
+    Only as many records are in memory as are being worked on.
 
     Args:
       pipeline: of the step.
@@ -31,36 +39,52 @@ def make_shard(
     Raises:
       RecordError: more records are unreadable than the pipeline allows.
     """
-    finished = pipeline.finished(step, shard)
-    if finished is not None:
-        report(len(pipeline.rows(shard)))
-        return finished
     if step == PACK:
+        info = pipeline.pack(shard)
         report(len(pipeline.rows(shard)))
-        return pipeline.pack(shard)
+        return info
+    left_out: dict[str, str] = {}
     if step == RAW:
-        results = _read_raw(pipeline, shard, report)
+        results = _read_raw(pipeline, shard)
     else:
         (definition,) = (item for item in pipeline.steps if item.name == step)
+        definition.start()
         joined = pipeline.join(step, shard, definition.needs)
         sizes = _sizes(pipeline, step, shard) if definition.on_device else {}
-        results = _run(definition, joined, sizes, threads, report)
-    left_out = {name: value.reason for name, value in results.items() if isinstance(value, Dropped)}
-    _check_limit(pipeline, step, left_out)
-    records = [value for value in results.values() if not isinstance(value, Dropped)]
-    return pipeline.write(step, shard, records, left_out)
+        results = _run(definition, joined, sizes, threads)
+    kept = _kept(pipeline, (step, shard), results, left_out, report)
+    return pipeline.write(step, shard, kept, left_out)
 
 
-def _read_raw(pipeline: Pipeline, shard: int, report: Report) -> dict[str, Record | Dropped]:
-    results: dict[str, Record | Dropped] = {}
+def _kept(
+    pipeline: Pipeline,
+    place: tuple[str, int],
+    results: Results,
+    left_out: dict[str, str],
+    report: Report,
+) -> Iterator[Record]:
+    """Yields the records that are kept and notes the others in `left_out`."""
+    bad: list[str] | None = None
+    for name, result in results:
+        report(1)
+        if not isinstance(result, Dropped):
+            yield result
+            continue
+        left_out[name] = result.reason
+        if result.reason.startswith(UNREADABLE):
+            bad = pipeline.unreadable(but=place) if bad is None else bad
+            bad.append(result.reason.partition(": ")[2])
+            pipeline.check_unreadable(bad)
+
+
+def _read_raw(pipeline: Pipeline, shard: int) -> Results:
     for index in pipeline.rows(shard):
         try:
             record = pipeline.source[index]
-            results[record["id"]] = record
         except RecordError as error:
-            results[f"{pipeline.source.name} {index}"] = Dropped(f"{UNREADABLE}: {error}")
-        report(1)
-    return results
+            yield f"{pipeline.source.name} {index}", Dropped(f"{UNREADABLE}: {error}")
+        else:
+            yield record["id"], record
 
 
 def _sizes(pipeline: Pipeline, step: str, shard: int) -> dict[str, Any]:
@@ -69,55 +93,72 @@ def _sizes(pipeline: Pipeline, step: str, shard: int) -> dict[str, Any]:
     return {record["id"]: (record["height"], record["width"]) for record in joined}
 
 
-def _run(
-    step: Step, joined: Joined, sizes: Mapping[str, Any], threads: int, report: Report
-) -> dict[str, Record | Dropped]:
-    """Returns the new fields of every record, or why it is left out, in the records' order."""
-    results: dict[str, Record | Dropped] = {}
-    encoding: collections.deque[tuple[str, Future[Record | Dropped]]] = collections.deque()
-
-    def take() -> None:
-        name, future = encoding.popleft()
-        try:
-            result = future.result()
-        except RecordError as error:
-            result = Dropped(f"{UNREADABLE}: {error}")
-        results[name] = result if isinstance(result, Dropped) else {"id": name, **result}
-        report(1)
-
+def _run(step: Step, joined: Joined, sizes: Mapping[str, Any], threads: int) -> Results:
+    """Yields the new fields of every record, or why it is left out, in the records' order."""
+    done: dict[str, Dropped | Future[Record | Dropped]] = {}
+    order = collections.deque(joined.ids)
+    ahead = _AHEAD * step.batch_size + threads
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for batch in _decoded_batches(step, joined, sizes, pool):
-            bad = {name: value for name, value in batch.items() if isinstance(value, Dropped)}
-            good = {name: value for name, value in batch.items() if name not in bad}
-            results |= bad
-            report(len(bad))
-            if good:
-                computed = step.compute(list(good.values()))
-                encoding.extend(
-                    (name, pool.submit(step.encode, result))
-                    for name, result in zip(good, computed, strict=True)
-                )
-            while len(encoding) > _AHEAD * step.batch_size + threads:
-                take()
-        while encoding:
-            take()
-    return {name: results[name] for name in joined.ids}
+            good = {name: value for name, value in batch.items() if not _is_dropped(value)}
+            done |= {name: value for name, value in batch.items() if _is_dropped(value)}
+            for name, result in _computed(step, good).items():
+                done[name] = pool.submit(_encode, step, joined, name, result)
+            while len(done) > ahead and order[0] in done:
+                yield _taken(order.popleft(), done)
+        while order:
+            yield _taken(order.popleft(), done)
+
+
+def _computed(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    if not values:
+        return {}
+    try:
+        results = step.compute(list(values.values()))
+    except ValueError as error:
+        raise ValueError(f"step {step.name!r}, records {', '.join(values)}: {error}") from error
+    return dict(zip(values, results, strict=True))
+
+
+def _taken(
+    name: str, done: dict[str, Dropped | Future[Record | Dropped]]
+) -> tuple[str, Record | Dropped]:
+    waiting = done.pop(name)
+    result = waiting.result() if isinstance(waiting, Future) else waiting
+    return name, result if isinstance(result, Dropped) else {"id": name, **result}
+
+
+def _is_dropped(value: Any) -> bool:
+    return isinstance(value, Dropped)
+
+
+def _decode(step: Step, joined: Joined, name: str) -> Any:
+    try:
+        return step.decode(joined.record(name))
+    except ValueError as error:
+        return _unreadable(step, joined, name, error)
+
+
+def _encode(step: Step, joined: Joined, name: str, result: Any) -> Record | Dropped:
+    try:
+        return step.encode(result)
+    except ValueError as error:
+        return _unreadable(step, joined, name, error)
+
+
+def _unreadable(step: Step, joined: Joined, name: str, error: ValueError) -> Dropped:
+    # A RecordError names its record.
+    named = "" if isinstance(error, RecordError) else f"{joined.source} record {name}: "
+    return Dropped(f"{UNREADABLE}: {named}{error} (step {step.name!r})")
 
 
 def _decoded_batches(
     step: Step, joined: Joined, sizes: Mapping[str, Any], pool: ThreadPoolExecutor
 ) -> Iterator[dict[str, Any]]:
     """Yields decoded values by id, some batches being decoded ahead."""
-
-    def decode(name: str) -> Any:
-        try:
-            return step.decode(joined.record(name))
-        except RecordError as error:
-            return Dropped(f"{UNREADABLE}: {error}")
-
     waiting: collections.deque[list[tuple[str, Future[Any]]]] = collections.deque()
     for names in _batches(joined.ids, sizes, step.batch_size):
-        waiting.append([(name, pool.submit(decode, name)) for name in names])
+        waiting.append([(name, pool.submit(_decode, step, joined, name)) for name in names])
         if len(waiting) > _AHEAD:
             yield {name: future.result() for name, future in waiting.popleft()}
     while waiting:
@@ -128,30 +169,10 @@ def _batches(
     ids: Sequence[str], sizes: Mapping[str, Any], batch_size: int
 ) -> Iterator[Sequence[str]]:
     """Yields ids; the images of one batch have one size, if sizes are given."""
-    groups: dict[Any, list[str]] = {}
+    gathering: dict[Any, list[str]] = {}
     for name in ids:
-        groups.setdefault(sizes.get(name), []).append(name)
-    for names in groups.values():
-        for start in range(0, len(names), batch_size):
-            yield names[start : start + batch_size]
-
-
-def _check_limit(pipeline: Pipeline, step: str, left_out: Mapping[str, str]) -> None:
-    """Checks how many records cannot be read, in this shard and those that are finished.
-
-    Raises:
-      RecordError: too many; the first few are named.
-    """
-    bad = [text for text in left_out.values() if text.startswith(UNREADABLE)]
-    if not bad:
-        return
-    for other in range(pipeline.num_shards):
-        if pipeline.finished(step, other) is not None:
-            reasons = pipeline.left_out(step, other).values()
-            bad += [text for text in reasons if text.startswith(UNREADABLE)]
-    if len(bad) > pipeline.max_unreadable:
-        shown = "\n- ".join(bad[:5])
-        raise RecordError(
-            f"{len(bad)} records are unreadable in step {step!r}, allowed are "
-            f"{pipeline.max_unreadable} (max_unreadable):\n- {shown}"
-        )
+        size = sizes.get(name)
+        gathering.setdefault(size, []).append(name)
+        if len(gathering[size]) == batch_size:
+            yield gathering.pop(size)
+    yield from gathering.values()

@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 
 from input_pipeline.codecs import decode_field, encode_picture
 from input_pipeline.edges import canny
+from input_pipeline.prepare.step import Simple
 from input_pipeline.schema import Record
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _SCALES = (1.0, 2.0, 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Edges:
+class Edges(Simple):
     """Adds Canny edges (OpenCV's thresholds, ControlNet's 100 and 200) and soft edges.
 
     Attributes:
@@ -42,6 +43,13 @@ class Edges:
     def settings(self) -> Mapping[str, Any]:
         """What results depend on."""
         return {"low": self.low, "high": self.high, "scales": list(_SCALES)}
+
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns thresholds that are out of order."""
+        del fields
+        if 0 <= self.low <= self.high < np.inf:
+            return []
+        return [f"thresholds are low={self.low}, high={self.high}, expected 0 <= low <= high"]
 
     def decode(self, record: Record) -> UInt8[np.ndarray, "h w 3"]:
         """Returns the image."""

@@ -29,6 +29,18 @@ class Dropped:
     reason: str
 
 
+class Simple:
+    """A step that needs no check and no start."""
+
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns nothing: there is nothing to check."""
+        del fields
+        return []
+
+    def start(self) -> None:
+        """Does nothing."""
+
+
 class Step(Protocol):
     """A step of preparation.
 
@@ -57,6 +69,18 @@ class Step(Protocol):
     @property
     def on_device(self) -> bool: ...  # noqa: D102
 
+    def check(self, fields: Sequence[str]) -> list[str]:
+        """Returns what is wrong with it, told from settings and headers, before anything runs.
+
+        Args:
+          fields: that records have when they come to it.
+        """
+        ...
+
+    def start(self) -> None:
+        """Loads what it needs; called once, before threads use it."""
+        ...
+
     def decode(self, record: Record) -> Any:
         """Returns what `compute` takes of a record; runs in threads."""
         ...
@@ -71,7 +95,7 @@ class Step(Protocol):
 
 
 def fingerprints(steps: Sequence[Step], source: Mapping[str, Any]) -> dict[str, str]:
-    """Returns for each step what its results are a function of, as a short text.
+    """Returns for each step what its results are a function of, as JSON.
 
     They depend on its settings, on the steps that make the fields it needs, and on the earlier
     steps that leave records out. What does not change keeps its results when another step does.
@@ -85,8 +109,9 @@ def fingerprints(steps: Sequence[Step], source: Mapping[str, Any]) -> dict[str, 
     droppers: list[str] = []
     for step in steps:
         inputs = sorted({makers[field] for field in step.needs}) + droppers
-        own = _digest([inputs, step.name, sorted(step.adds), dict(step.settings)])
-        found[step.name] = own
+        recipe = {"inputs": inputs, "adds": sorted(step.adds), **step.settings}
+        found[step.name] = json.dumps(recipe, sort_keys=True)
+        own = _digest([step.name, recipe])
         makers |= dict.fromkeys(step.adds, own)
         if step.drops:
             droppers.append(own)
@@ -115,6 +140,7 @@ def check_steps(steps: Sequence[Step], raw_fields: Sequence[str]) -> list[str]:
                     f"step {step.name!r} needs the field {field!r}, which no step before it makes "
                     f"and the raw data lack{hint}"
                 )
+        problems += [f"step {step.name!r}: {problem}" for problem in step.check(sorted(known))]
         unknown = [field for field in step.adds if field not in BY_NAME]
         problems += [f"step {step.name!r} adds the unknown field {field!r}" for field in unknown]
         known |= set(step.adds)

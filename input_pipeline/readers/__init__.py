@@ -2,7 +2,7 @@
 
 A record source has `name`, `fields`, `palette`, a length and records by index, the same for the
 same index every time. Readers also tell what they leave out, in `left_out` and, with a few
-examples, in `left_out_examples`.
+examples, in `left_out_examples`; `contents` tells one choice of records and captions from another.
 """
 
 from input_pipeline.readers.ade20k import Ade20kReader

@@ -11,7 +11,7 @@ from input_pipeline.readers.examples import (
     listed_examples,
     read_example,
 )
-from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally
+from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, digest
 from input_pipeline.readers.pictures import ClassNumbers
 from input_pipeline.schema import VOID, Record
 
@@ -70,6 +70,7 @@ class Ade20kReader:
         )
         layout.check_any(self._examples, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((example.id, example.captions) for example in self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -15,7 +15,7 @@ from input_pipeline.readers.examples import (
     photo_record,
     place,
 )
-from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally
+from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, digest
 from input_pipeline.readers.pictures import read_bytes, read_marked, stored_labels, stored_photo
 from input_pipeline.schema import Record, RecordError
 
@@ -84,6 +84,7 @@ class CelebAMaskReader:
         self._images.sort()
         layout.check_any(self._images, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((number, texts) for number, _, _, texts in self._images)
 
     def __len__(self) -> int:
         return len(self._images)

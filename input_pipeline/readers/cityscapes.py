@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from input_pipeline.readers.examples import PHOTO_FIELDS, LabelSet, listed_examples, read_example
-from input_pipeline.readers.layout import Layout, Tally
+from input_pipeline.readers.layout import Layout, Tally, digest
 from input_pipeline.readers.pictures import ClassNumbers
 from input_pipeline.schema import VOID, Record
 
@@ -74,6 +74,7 @@ class CityscapesReader:
         )
         layout.check_any(self._examples, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((example.id, example.captions) for example in self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -13,7 +13,7 @@ from input_pipeline.readers.examples import (
     LabelSet,
     read_example,
 )
-from input_pipeline.readers.layout import Layout, Tally, clean_captions
+from input_pipeline.readers.layout import Layout, Tally, clean_captions, digest
 from input_pipeline.readers.pictures import ClassNumbers
 from input_pipeline.schema import VOID, Record
 
@@ -81,6 +81,7 @@ class CocoReader:
                 )
         layout.check_any(chosen, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((example.id, example.captions) for example in chosen.values())
         self.image_ids = tuple(chosen)
         """COCO's number of each record's image, which other annotations refer to."""
         self._examples = tuple(chosen.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.readers.examples import PHOTO_FIELDS, Example, read_example
-from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, clean_captions
+from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, clean_captions, digest
 from input_pipeline.schema import Record
 
 METADATA = "metadata.jsonl"
@@ -62,6 +62,7 @@ class FolderReader:
         layout.check_any(examples, tally)
         self._examples = tuple(examples)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((example.id, example.captions) for example in self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -72,9 +73,12 @@ class FolderReader:
 
 def _images(root: Path, layout: Layout, tally: Tally) -> dict[str, str]:
     """Returns the paths of images in a folder by their ids, both with forward slashes."""
-    layout.file_names(root)  # notes a folder that cannot be read
     found: dict[str, str] = {}
-    for folder, folders, files in os.walk(root):
+
+    def unreadable(error: OSError) -> None:
+        layout.note(f"folder {error.filename} cannot be read: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in sorted(files):
             stem, suffix = os.path.splitext(file)

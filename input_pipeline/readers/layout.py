@@ -6,6 +6,7 @@ but cannot be used, such as images without a caption, is no fault: it is left ou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -170,6 +171,18 @@ class Tally:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
             examples.append(example)
+
+
+def digest(rows: Iterable[object]) -> str:
+    """Returns a short text that tells one choice of records and captions from another.
+
+    Args:
+      rows: texts, numbers and tuples of them: what the records are made of, beside their files.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+    return found.hexdigest()[:16]
 
 
 def clean_caption(text: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from input_pipeline.readers.examples import PHOTO_FIELDS, photo_record, place
-from input_pipeline.readers.layout import Layout, Tally, clean_caption
+from input_pipeline.readers.layout import Layout, Tally, clean_caption, digest
 from input_pipeline.readers.pictures import stored_photo
 from input_pipeline.schema import Record, RecordError
 
@@ -100,6 +100,7 @@ class PickAPicReader:
         self._rows = tuple(rows.values())
         self._columns = _Columns(cached_columns)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest(tuple(row) for row in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -19,7 +19,7 @@ from PIL import Image
 from input_pipeline.codecs import encode_picture
 from input_pipeline.image_files import mask_values, to_unit_range
 from input_pipeline.readers.examples import PHOTO_FIELDS, photo_record, place
-from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, clean_caption
+from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, clean_caption, digest
 from input_pipeline.readers.pictures import (
     Photo,
     open_image,
@@ -139,6 +139,7 @@ class UpstreamReader:
                 self._examples.append(_Example(uid, caption, image, paths))
         layout.check_any(self._examples, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        self.contents = digest((example.uid, example.caption) for example in self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from input_pipeline import pose
 from input_pipeline.readers.coco import CocoReader, entry
-from input_pipeline.readers.layout import Layout, Tally
+from input_pipeline.readers.layout import Layout, Tally, digest
 from input_pipeline.schema import Record
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class WholeBodyReader:
                 self._people.append(tuple(people.get(number, ())))
         layout.check_any(self._chosen, tally)
         self.left_out, self.left_out_examples = tally.counts, tally.examples
+        with open(poses, "rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        self.contents = digest([self._coco.contents, own, self._chosen])
 
     def __len__(self) -> int:
         return len(self._chosen)

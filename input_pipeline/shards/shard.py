@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class ShardInfo:
       ids: of its records.
       heights: of its records, or none if they have no such field.
       widths: the same.
+      left_out: records that are not in it and why, by id.
     """
 
     file: str
@@ -54,6 +55,7 @@ class ShardInfo:
     ids: tuple[str, ...]
     heights: tuple[int, ...]
     widths: tuple[int, ...]
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -92,7 +94,11 @@ def shard_rows(records: int, number: int, count: int) -> range:
 
 
 def write_shard(
-    path: str | Path, records: Iterable[Record], fields: Iterable[str], recipe: str = ""
+    path: str | Path,
+    records: Iterable[Record],
+    fields: Iterable[str],
+    recipe: str = "",
+    left_out: Mapping[str, str] | None = None,
 ) -> ShardInfo:
     """Writes a shard, whole or not at all, and returns what is known about it.
 
@@ -104,6 +110,8 @@ def write_shard(
       fields: names that each record has, no more and no fewer; `id` is one of them.
       recipe: text that tells what makes the records, such as a hash of the settings: by it
         `finished_shard` knows a shard of other settings.
+      left_out: records that are left out and why, by id; read after the last record, so that
+        whoever yields the records may fill it.
 
     Raises:
       RecordError: a record has missing, unknown or wrong values, or an id twice; all problems of
@@ -120,7 +128,9 @@ def write_shard(
         # Never may the old one stand beside the new shard.
         info_path(path).unlink(missing_ok=True)
     columns = {key: tuple(row[name] for row in rows if name in row) for key, name in _COLUMNS}
-    info = ShardInfo(path.name, size, sha256, names, recipe, **columns)
+    info = ShardInfo(
+        path.name, size, sha256, names, recipe, **columns, left_out=dict(left_out or {})
+    )
     write_file(info_path(path), json.dumps(dataclasses.asdict(info)).encode())
     return info
 

@@ -72,8 +72,6 @@ def test_damage_is_named(shards, tmp_path):
             f"--data={copy}",
             f"--output={output}",
             "--verify",
-            "--num_records=1",
-            "--num_counted=1",
         ],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},

@@ -18,7 +18,8 @@ from configs.prepare import get_config
 from input_pipeline.codecs import decode_field
 from input_pipeline.shards.records import ShardedRecords
 from input_pipeline.testing import write_coco, write_upstream
-from launch.preparing import PrepareError, parse_classes, parse_sizes, prepare
+from launch.prepare_settings import PrepareError, parse_classes, parse_sizes
+from launch.preparing import prepare
 from sd_jax.clip import CLIPVisionModel
 from sd_jax.load import open_checkpoints
 from sd_jax.model import StableDiffusionConfig
@@ -137,8 +138,16 @@ def test_it_goes_on_where_it_was(coco, networks, tmp_path):
     settings = {"root": str(coco), "output": str(tmp_path / "o"), "sizes": "64x64", "num_shards": 2}
     first = config_of(**settings, steps="image,mask,edges", task_index=0, task_count=2)
     assert prepare(first) is None
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*00000-of-00002")}
+    assert len(made) == 5
     assert prepare(config_of(**settings, steps="image,mask,edges")) == tmp_path / "o"
+    assert {path: path.stat().st_mtime_ns for path in made} == made
     assert len(ShardedRecords(tmp_path / "o")) == 5
+    other = config_of(**settings, steps="image,mask,edges", canny_low=50.0)
+    with pytest.raises(PrepareError, match=r"2 of step 'edges': low was 100.0, is 50.0"):
+        prepare(other)
+    other.remake = True
+    assert prepare(other) == tmp_path / "o"
 
 
 def test_all_problems_are_listed(tmp_path):
@@ -146,7 +155,7 @@ def test_all_problems_are_listed(tmp_path):
         steps="image,maks,background,latents",
         sizes="500x512",
         mask_classes="7-3",
-        num_shards=0,
+        num_shards=-1,
         autoencoder=str(tmp_path / "nowhere"),
         task_index=3,
         name="My Data",
@@ -161,7 +170,7 @@ def test_all_problems_are_listed(tmp_path):
         "autoencoder: there is no",
         "'500x512' is no HEIGHTxWIDTH in multiples of 8",
         "'7-3' is no label",
-        "num_shards must be at least 1, got 0",
+        "num_shards must be at least 0, got -1",
         "task_index must be from 0 to 0, got 3",
         "got 'My Data'",
     ):

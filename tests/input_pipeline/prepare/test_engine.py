@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
-from input_pipeline.prepare.masks import LabelMask
+from input_pipeline.prepare.masks import Coverage, LabelMask
 from input_pipeline.prepare.pipeline import Pipeline
 from input_pipeline.prepare.resize import Resize
+from input_pipeline.prepare.run import _run, make_shard
 from input_pipeline.prepare.sketches import Edges
 from input_pipeline.schema import RecordError
-from input_pipeline.shards.manifest import read_manifest
+from input_pipeline.shards.manifest import ManifestError, read_manifest
 from input_pipeline.shards.records import ShardedRecords
 from tests.input_pipeline.prepare.raw_records import Drawings
 
@@ -108,10 +110,11 @@ def test_other_settings_make_only_what_depends_on_them(tmp_path, pipeline_in):
 @pytest.mark.parametrize("source", [Drawings(bad=(3, 7)), Drawings(broken=(3, 7))])
 def test_unreadable_records(source, tmp_path, pipeline_in):
     pipeline = pipeline_in(tmp_path, source=source, max_unreadable=1)
-    with pytest.raises(RecordError, match=r"2 records are unreadable in step '(raw|image)'") as e:
+    with pytest.raises(RecordError, match=r"2 records are unreadable, allowed are 1 ") as e:
         run(pipeline)
+    assert "drawings" in str(e.value)
     assert "3" in str(e.value)
-    assert "allowed are 1 (max_unreadable)" in str(e.value)
+    assert "7" in str(e.value)
     pipeline = pipeline_in(tmp_path, source=source, max_unreadable=2)
     run(pipeline)
     assert sum(reasons.get("unreadable", 0) for reasons in pipeline.summary().values()) == 2
@@ -182,3 +185,110 @@ def test_a_recipe_does_not_depend_on_where_things_lie(tmp_path):
     first, second = build(str(tmp_path / "a")), build(str(tmp_path / "b"))
     assert first.recipes == second.recipes
     assert json.loads(first.recipes["raw"])["records"] == 20
+
+
+def mask_pipeline(folder: Path, *steps, source=None, **options) -> Pipeline:
+    source = source or Drawings()
+    chosen = (Resize(((64, 64),), source.fields), *steps)
+    return Pipeline(source, {"seed": 0}, chosen, folder / "work", folder / "shards", 3, **options)
+
+
+def test_a_killed_run_of_other_settings_loses_no_record(tmp_path, monkeypatch):
+    run(mask_pipeline(tmp_path, LabelMask()))
+    other = mask_pipeline(tmp_path, LabelMask(coverage=Coverage(least=0.5)))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("input_pipeline.prepare.pipeline.write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(other)
+    again = mask_pipeline(tmp_path, LabelMask(), Edges())
+    made = {report.step: report.shards_made for report in run(again)}
+    assert made["mask"] == 0
+    again.finish()
+    assert len(ShardedRecords(tmp_path / "shards")) == 16
+
+
+def test_no_manifest_stands_beside_shards_of_other_settings(tmp_path):
+    first = mask_pipeline(tmp_path, LabelMask(), Edges())
+    run(first)
+    first.finish()
+    second = mask_pipeline(tmp_path, LabelMask(), Edges(low=10, high=20))
+    run(second, Engine(task_index=0, task_count=3))
+    with pytest.raises(ManifestError):
+        ShardedRecords(tmp_path / "shards")
+    assert second.finish() is None
+    run(second)
+    second.finish()
+    assert read_manifest(tmp_path / "shards").settings["edges"]["low"] == 10
+
+
+def test_two_records_of_one_id(tmp_path):
+    class Twins(Drawings):
+        def __getitem__(self, index):
+            return {**super().__getitem__(index), "id": f"x{index // 2}"}
+
+    with pytest.raises(RecordError, match="its id is that of an earlier record"):
+        run(mask_pipeline(tmp_path, source=Twins()))
+
+
+def test_a_file_that_was_mended_comes_back(tmp_path):
+    source = Drawings(bad=(3,))
+    broken = mask_pipeline(tmp_path, LabelMask(), source=source, max_unreadable=1)
+    run(broken)
+    assert broken.finish().records == 15
+    assert broken.unreadable() == ["drawings 3: file x3.jpg is cut short"]
+    source.bad = ()
+    mended = mask_pipeline(tmp_path, LabelMask(), source=source, max_unreadable=1)
+    made = {report.step: report.shards_made for report in run(mended)}
+    assert made == {"raw": 1, "image": 1, "mask": 1, "shards": 1}
+    assert mended.finish().records == 16
+
+
+def test_the_limit_is_of_all_steps_together(tmp_path):
+    source = Drawings(bad=(3,), broken=(7,))
+    with pytest.raises(RecordError, match="2 records are unreadable, allowed are 1"):
+        run(mask_pipeline(tmp_path, LabelMask(), source=source, max_unreadable=1))
+    run(mask_pipeline(tmp_path, LabelMask(), source=source, max_unreadable=2))
+    strict = mask_pipeline(tmp_path, LabelMask(), source=source, max_unreadable=0)
+    with pytest.raises(RecordError, match="allowed are 0"):
+        strict.finish()
+
+
+def test_what_would_be_replaced_is_told(tmp_path):
+    run(mask_pipeline(tmp_path, LabelMask(), Edges()))
+    assert mask_pipeline(tmp_path, LabelMask(), Edges()).stale() == []
+    (text,) = mask_pipeline(tmp_path, LabelMask(), Edges(low=50)).stale()
+    assert text == "3 of step 'edges': low was 100, is 50"
+
+
+def test_shards_of_another_number_are_not_mixed(tmp_path):
+    run(mask_pipeline(tmp_path, LabelMask()))
+    other = dataclasses.replace(mask_pipeline(tmp_path, LabelMask()), num_shards=2)
+    with pytest.raises(ValueError, match="holds 3 shards of another data set or number of shards"):
+        run(other)
+
+
+def test_only_a_few_records_are_in_memory(tmp_path):
+    source = Drawings(count=200)
+    pipeline = dataclasses.replace(mask_pipeline(tmp_path, source=source), num_shards=1)
+    make_shard(pipeline, "raw", 0)
+    alive, most = set(), 0
+    step = pipeline.steps[0]
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(step, name)
+
+        def decode(self, record):
+            nonlocal most
+            alive.add(record["id"])
+            most = max(most, len(alive))
+            return step.decode(record)
+
+    joined = pipeline.join("image", 0, step.needs)
+    for name, _ in _run(Counting(), joined, {}, threads=2):
+        alive.discard(name)
+    assert most < 30

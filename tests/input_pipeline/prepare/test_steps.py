@@ -201,9 +201,16 @@ def test_a_fingerprint_changes_with_what_matters_and_nothing_else():
 def test_steps_in_an_impossible_order():
     resize = Resize(((64, 64),), PHOTO_FIELDS)
     problems = check_steps((LabelMask(), resize), PHOTO_FIELDS)
-    assert problems == [
+    assert problems[:1] == [
         "step 'mask' needs the field 'segmentation', which no step before it makes and the raw "
         "data lack"
+    ]
+
+
+def test_fields_that_would_keep_their_old_size():
+    step = Resize(((64, 64),), PHOTO_FIELDS)
+    assert step.check(("image", "depth", "captions")) == [
+        "it cannot resize the field 'depth'; leave the step out, or the field"
     ]
 
 
@@ -213,6 +220,17 @@ def test_an_identity_is_that_of_the_files(tmp_path):
         (tmp_path / name / "weights").write_bytes(content)
     assert identity(tmp_path / "a") == identity(tmp_path / "b") != identity(tmp_path / "c")
     assert identity("owner/name") == "owner/name"
+    before = identity(tmp_path / "a")
+    (tmp_path / "copy" / ".cache").mkdir(parents=True)
+    (tmp_path / "copy" / "weights").write_bytes(b"1")
+    (tmp_path / "copy" / "README.md").write_text("a note")
+    (tmp_path / "copy" / ".cache" / "date").write_text("today")
+    assert identity(tmp_path / "copy") == before
+    large = bytearray(2**22)
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(large)
+        large[2**21 + 5] = 1
+    assert identity(tmp_path / "one") != identity(tmp_path / "two")
 
 
 def test_a_broken_image_is_named():
