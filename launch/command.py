@@ -21,6 +21,7 @@ from launch.settings_help import describe_settings
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _USERS_ERROR = 2
+_STOPPED = 130
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull", "-?"}
 
 
@@ -45,7 +46,9 @@ def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
         cause: BaseException = error
         while cause.__context__ is not None and isinstance(cause.__context__, ValueError):
             cause = cause.__context__
-        _fail(f"{str(cause).strip()}; --help lists the settings")
+        # A KeyError's text is the representation of its text.
+        text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
+        _fail(f"{str(text).strip()}; --help lists the settings")
     if len(rest) > 1:
         _fail(f"unknown arguments: {' '.join(rest[1:])}; --help lists what there is")
     return rest
@@ -79,6 +82,9 @@ def command() -> Iterator[None]:
         if absl.logging.get_verbosity() >= absl.logging.DEBUG:
             traceback.print_exc()
         _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(_STOPPED) from None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -36,7 +36,7 @@ def main() -> None:
             num_counted=_NUM_COUNTED.value,
             check=_VERIFY.value,
         )
-        report(problems, output)
+        report(problems, output, _VERIFY.value and _DATA.value != "scenes")
 
 
 if __name__ == "__main__":

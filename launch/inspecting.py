@@ -42,7 +42,7 @@ def inspect(
       num_counted: records that numbers are taken over.
       check: whether to compare every checksum and decode every picture.
     """
-    problems = _verify(data) if check else None
+    problems = _verify(data) if check and data != SCENES else None
     records: Any = Scenes() if data == SCENES else ShardedRecords(data)
     colours = palette(records.palette) if records.palette else None
     with tqdm(total=min(num_counted, len(records)), desc="counting", unit="record") as bar:
@@ -75,8 +75,6 @@ def inspect(
 
 
 def _verify(data: str) -> list[str]:
-    if data == SCENES:
-        return []
     with tqdm(desc="verifying", unit="record") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -109,8 +107,19 @@ def _legend(record: Any, colours: Palette | None) -> list[Any]:
     return legend(labels, colours)
 
 
-def report(problems: list[str], output: Path) -> None:
-    """Says where the page is, and what is wrong with the data."""
+def report(problems: list[str], output: Path, checked: bool = False) -> None:
+    """Says where the page is, and what is wrong with the data.
+
+    Args:
+      problems: of the data.
+      output: folder of the page.
+      checked: whether all of the data was verified.
+
+    Raises:
+      ValueError: there are problems.
+    """
     print(f"wrote {output / 'index.html'}", file=sys.stderr)
+    if checked and not problems:
+        print("verified: every checksum, count and picture is as it should be", file=sys.stderr)
     if problems:
         raise ValueError("\n- ".join([f"{len(problems)} problems in the data:", *problems]))

@@ -36,6 +36,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
     problems = []
     if not config["output"]:
         problems.append("output is empty; name a folder for the shards")
+    elif Path(config["output"]).exists() and not Path(config["output"]).is_dir():
+        problems.append(f"output: {config['output']} is a file; name a folder")
+    problems += _unused(config)
     if not config["root"] and config["dataset"] != "scenes":
         problems.append(f"root is empty; name the folder of {config['dataset']}")
     steps = split_names(config["steps"])
@@ -92,6 +95,27 @@ def check_settings(config: Mapping[str, Any]) -> None:
         problems.append(f"dtype must be float32 or bfloat16, got {config['dtype']!r}")
     if problems:
         raise PrepareError("\n- ".join(["the preparation cannot start:", *problems]))
+
+
+def _unused(config: Mapping[str, Any]) -> list[str]:
+    """Returns settings that would do nothing for this data set."""
+    dataset = config["dataset"]
+    with_captions = ("ade20k", "cityscapes", "celebamask")
+    return [
+        f"{name} does nothing for {dataset}; leave it out"
+        for name, given, users in (
+            ("captions", config["captions"], with_captions),
+            ("class_captions", config["class_captions"], with_captions),
+            ("tie", config["tie"] != "second", ("pickapic",)),
+            ("min_words", config["min_words"] != 3, ("pickapic",)),
+            ("stop_words", config["stop_words"] != "upstream", ("pickapic",)),
+        )
+        if given and dataset not in users
+    ] + (
+        ["scenes have one size; name one in sizes"]
+        if dataset == "scenes" and len(split_names(config["sizes"])) > 1
+        else []
+    )
 
 
 def split_names(text: str) -> list[str]:

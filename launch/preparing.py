@@ -18,7 +18,7 @@ from input_pipeline.palettes import palette
 from input_pipeline.prepare.depths import Depths
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
 from input_pipeline.prepare.masks import Coverage, LabelMask, SaliencyMask
-from input_pipeline.prepare.pipeline import Pipeline, RecordSource
+from input_pipeline.prepare.pipeline import PACK, Pipeline, RecordSource
 from input_pipeline.prepare.resize import Resize
 from input_pipeline.prepare.sketches import Edges
 from input_pipeline.prepare.step import Step
@@ -64,16 +64,26 @@ def prepare(config: Any) -> Path | None:
     for report in run_steps(build, engine):
         made = f"{report.records} records, {report.rate:.1f} a second" if report.shards_made else ""
         kept = f"{report.shards_kept} shards were finished" if report.shards_kept else ""
-        print(f"{report.step}: {'; '.join(filter(None, (made, kept)))}", file=sys.stderr)
+        nothing = (
+            "" if made or kept else "no shard for this task, as task_count is above num_shards"
+        )
+        print(f"{report.step}: {'; '.join(filter(None, (made, kept, nothing)))}", file=sys.stderr)
     pipeline = build()
+    for reason, count in getattr(pipeline.source, "left_out", {}).items():
+        examples = ", ".join(getattr(pipeline.source, "left_out_examples", {}).get(reason, ()))
+        print(f"left out by the reader: {count} ({reason}), such as {examples}", file=sys.stderr)
     for step, reasons in pipeline.summary().items():
         for reason, count in reasons.items():
             print(f"left out by {step}: {count} ({reason})", file=sys.stderr)
     manifest = pipeline.finish()
     if manifest is None:
-        left = sum(map(len, unfinished(pipeline).values()))
-        print(f"this task is done; {left} shards are left to other tasks", file=sys.stderr)
+        left = len(unfinished(pipeline)[PACK])
+        print(
+            f"this task is done; {left} of {pipeline.num_shards} shards are left to other tasks",
+            file=sys.stderr,
+        )
         return None
+    print(f"{pipeline.workdir} is no longer needed unless settings change", file=sys.stderr)
     return pipeline.output
 
 
@@ -81,7 +91,7 @@ def build_pipeline(settings: str) -> Pipeline:
     """Returns the pipeline of a config, given as JSON; workers call it too."""
     config: Any = ConfigDict(json.loads(settings))
     source = make_source(config)
-    output = Path(config.output)
+    output = Path(config.output).absolute()
     return Pipeline(
         source,
         source_settings(config, source),

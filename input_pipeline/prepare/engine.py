@@ -11,14 +11,17 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
-from input_pipeline.prepare.pipeline import Pipeline
+from input_pipeline.prepare.pipeline import PACK, Pipeline
 from input_pipeline.prepare.run import make_shard
 
 _PLATFORMS = "JAX_PLATFORMS"
@@ -93,6 +96,8 @@ def run_steps(build: Build, engine: Engine) -> Iterator[StepReport]:
     with contextlib.ExitStack() as stack:
         pool = _worker_pool(engine.workers, stack) if engine.workers else None
         for step in pipeline.recipes:
+            if step == PACK:
+                _check_any_left(pipeline)
             shards = list(engine.shards(pipeline.num_shards))
             todo = [
                 shard
@@ -116,6 +121,19 @@ def run_steps(build: Build, engine: Engine) -> Iterator[StepReport]:
             yield StepReport(step, records, seconds, len(todo), len(shards) - len(todo))
 
 
+def _check_any_left(pipeline: Pipeline) -> None:
+    """Checks that not every record was left out, before good shards are replaced by empty ones.
+
+    Raises:
+      ValueError: no record is left in any shard.
+    """
+    last = list(pipeline.recipes)[-2]
+    infos = [pipeline.finished(last, shard) for shard in range(pipeline.num_shards)]
+    if all(info is not None and not info.ids for info in infos):
+        reasons = {step: counts for step, counts in pipeline.summary().items() if counts}
+        raise ValueError(f"every record was left out, so nothing is written: {reasons}")
+
+
 def _run_here(
     pipeline: Pipeline,
     step: str,
@@ -133,7 +151,8 @@ def _worker_pool(workers: int, stack: contextlib.ExitStack) -> ProcessPoolExecut
     # import before any initialiser runs, so the environment is what reaches them in time.
     before = os.environ.get(_PLATFORMS)
     os.environ[_PLATFORMS] = "cpu"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _end_with_parent)
     try:
         # All are started now, while the environment is theirs.
         wait([pool.submit(time.sleep, 0.05) for _ in range(workers)])
@@ -143,6 +162,18 @@ def _worker_pool(workers: int, stack: contextlib.ExitStack) -> ProcessPoolExecut
             os.environ[_PLATFORMS] = before
     stack.callback(pool.shutdown, cancel_futures=True)
     return pool
+
+
+def _end_with_parent() -> None:
+    """Makes a worker end when the process that started it does, even if that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_in_processes(
@@ -158,6 +189,11 @@ def _run_in_processes(
     try:
         for future in as_completed(futures):
             report(future.result())
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"a worker was killed in step {step!r}, often for want of memory; what is finished is "
+            "kept: run again with fewer workers"
+        ) from error
     finally:
         # After an error, what has not begun is not begun.
         for future in futures:

@@ -21,6 +21,8 @@ from input_pipeline.shards.readers import ShardError
 from input_pipeline.shards.records import ShardedRecords
 from input_pipeline.shards.shard import file_sha256
 
+_REMEDY = "copy it again, or remove it and prepare again"
+
 
 def verify(
     folder: str | Path,
@@ -82,9 +84,9 @@ def _file_problems(folder: Path, entry: FileEntry, quick: bool) -> list[str]:
         return [f"{path}: is missing; copy or prepare it again"]
     size = path.stat().st_size
     if size != entry.bytes:
-        return [f"{path}: has {size} bytes, expected {entry.bytes}; copy or prepare it again"]
+        return [f"{path}: has {size} bytes, expected {entry.bytes}; {_REMEDY}"]
     if not quick and file_sha256(path) != entry.sha256:
-        return [f"{path}: its SHA-256 is not the manifest's; copy or prepare it again"]
+        return [f"{path}: its SHA-256 is not the manifest's; {_REMEDY}"]
     return []
 
 
