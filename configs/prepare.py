@@ -8,7 +8,8 @@ r"""Raw data sets -> verified shards for training: `launch.prepare_data`.
 `dataset` is one of folder (your own images with captions), coco, pickapic, ade20k, cityscapes,
 celebamask, wholebody, upstream (Compose and Conquer's own prepared tree) and scenes (this project's
 procedural world, which needs no files).
-What is finished is kept: the same command goes on where the last one was stopped.
+What is finished is kept: the same command goes on where the last one was stopped. Each data set has
+steps and sizes of its own in place of some defaults below (see docs/data.md).
 """
 
 from __future__ import annotations

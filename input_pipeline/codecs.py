@@ -82,7 +82,10 @@ def decode_picture(data: bytes, kind: Kind) -> Shaped[np.ndarray, "..."]:
             return np.asarray(image)
     except UnidentifiedImageError as error:
         raise ValueError("cannot be decoded: it is no JPEG, PNG or WebP picture") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except ValueError:
+        raise
+    # On damaged files Pillow's decoders raise nearly every type that there is.
+    except Exception as error:
         raise ValueError(f"cannot be decoded: {error}") from error
 
 

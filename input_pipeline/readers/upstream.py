@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ _LAYOUT = """\
   BASE/<split>_background_depthmaps/<uid>.jpg
   BASE/<split>_foreground_embeddings/<uid>.pt     of the whole image
   BASE/<split>_background_embeddings/<uid>.pt"""
+
+
+_UID = re.compile(r"(?=.*\d)[0-9A-Fa-f][0-9A-Fa-f_-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +125,8 @@ class UpstreamReader:
                 "pass it, or name the parts to read without them"
             )
         self.fields = (*PHOTO_FIELDS, *self._parts)
-        captions = _read_captions(Path(base) / f"{split}_captions.txt", layout, tally)
         images = layout.stems(Path(base) / split, PHOTO_SUFFIXES)
+        captions = _read_captions(Path(base) / f"{split}_captions.txt", images, layout, tally)
         files = {part: layout.stems(folders[part], PARTS[part].suffixes) for part in self._parts}
         layout.check()
 
@@ -212,11 +216,13 @@ class UpstreamReader:
         return embedding.reshape(-1)
 
 
-def _read_captions(path: Path, layout: Layout, tally: Tally) -> dict[str, str]:
+def _read_captions(
+    path: Path, images: Collection[str], layout: Layout, tally: Tally
+) -> dict[str, str]:
     """Returns captions by uid.
 
-    Upstream writes a prompt's line breaks as they are: a line that does not begin with a word and
-    a colon goes on with the caption before.
+    Upstream writes a prompt's line breaks as they are: a line that does not begin with a uid and a
+    colon goes on with the caption before, even if it begins with "Style:".
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -230,7 +236,8 @@ def _read_captions(path: Path, layout: Layout, tally: Tally) -> dict[str, str]:
     # splitlines would also break at signs that are part of captions.
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         uid, colon, caption = line.partition(":")
-        if colon and uid and uid == "".join(uid.split()):
+        # Of images that are missing, uids are known by their looks: numbers or hexadecimal.
+        if colon and (uid in images or _UID.fullmatch(uid)):
             entries.append((uid, [caption]))
         elif entries:
             entries[-1][1].append(line)

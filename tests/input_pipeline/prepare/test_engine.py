@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
@@ -292,3 +295,49 @@ def test_only_a_few_records_are_in_memory(tmp_path):
     for name, _ in _run(Counting(), joined, {}, threads=2):
         alive.discard(name)
     assert most < 30
+
+
+ORPHAN = """
+import functools, sys, time
+import tests.input_pipeline.prepare.test_engine as here
+from input_pipeline.prepare.engine import Engine, run_steps
+
+if __name__ == "__main__":
+    build = functools.partial(here.build_slow, sys.argv[1])
+    for _ in run_steps(build, Engine(workers=2)):
+        pass
+"""
+
+
+class Slow(Drawings):
+    """Records that take their time."""
+
+    def __getitem__(self, index):
+        time.sleep(1)
+        return super().__getitem__(index)
+
+
+def build_slow(folder: str) -> Pipeline:
+    return mask_pipeline(Path(folder), source=Slow())
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "orphan.py"), str(tmp_path / "data")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        children: list[psutil.Process] = []
+        # Two workers and the tracker of resources.
+        while len(children) < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            children = psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait(timeout=10)
+    assert len(children) >= 3
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []

@@ -294,3 +294,14 @@ def test_a_reader_can_be_pickled(tmp_path):
         assert {key: np.array(value).tolist() for key, value in one.items()} == {
             key: np.array(value).tolist() for key, value in other.items()
         }
+
+
+def test_a_line_that_begins_with_a_word_and_a_colon_is_no_uid(tmp_path):
+    arguments = write_upstream(tmp_path, save_array, 2)
+    path = tmp_path / "train_captions.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "Style:oil painting", *lines[1:], "00000000ffff:gone"]))
+    reader = UpstreamReader(**arguments, read_embedding=read_array)
+    assert reader[0]["captions"][0].endswith("Style:oil painting")
+    assert len(reader) == 2
+    assert sum(reader.left_out.values()) == 1
