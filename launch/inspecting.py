@@ -59,7 +59,12 @@ def inspect(
             continue
         shown = {name: seen[name] for name in [*_SHEET_FIELDS, *seen] if name in seen}
         blocks.append(record_block(record["id"], record["captions"], shown, chips))
-        rows.append([Picture(name, shown[name]) for name in _SHEET_FIELDS if name in shown])
+        first, *others = [name for name in _SHEET_FIELDS if name in shown]
+        caption = next(iter(record["captions"]), "")
+        labels = [f"{record['id']}: {caption}"[:80], *others]
+        rows.append(
+            [Picture(label, shown[n]) for label, n in zip(labels, [first, *others], strict=True)]
+        )
     output.mkdir(parents=True, exist_ok=True)
     known = set(problems or ())
     found = list(dict.fromkeys(problem for problem in found if problem not in known))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -51,8 +52,12 @@ def check_settings(config: Mapping[str, Any]) -> None:
         elif model and model != "depth_estimator" and not Path(config[model]).exists():
             problems.append(f"{model}: there is no {config[model]}")
     saliency = bool(config["saliency"]) and Path(config["saliency"]).is_file()
-    if "mask" in steps and not config["mask_classes"] and not saliency:
+    if "mask" in steps and config["saliency"] and not saliency:
+        problems.append(f"saliency: there is no file {config['saliency']}")
+    elif "mask" in steps and not config["mask_classes"] and not saliency:
         problems.append("step 'mask' needs mask_classes, or saliency, an ONNX file of U2-Net")
+    if config["beam_options"] and importlib.util.find_spec("apache_beam") is None:
+        problems.append('beam_options need Apache Beam; install it: pip install ".[beam]"')
     if "background" in steps:
         # What the UNet and the autoencoder halve.
         problems += [

@@ -159,6 +159,8 @@ def test_all_problems_are_listed(tmp_path):
         autoencoder=str(tmp_path / "nowhere"),
         task_index=3,
         name="My Data",
+        saliency="u2net.onnx",
+        beam_options="--runner=DirectRunner",
     )
     with pytest.raises(PrepareError) as error:
         prepare(config)
@@ -173,6 +175,7 @@ def test_all_problems_are_listed(tmp_path):
         "num_shards must be at least 0, got -1",
         "task_index must be from 0 to 0, got 3",
         "got 'My Data'",
+        "beam_options need Apache Beam",
     ):
         assert part in str(error.value)
 
