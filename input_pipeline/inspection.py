@@ -5,28 +5,18 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from input_pipeline.codecs import decode_field
 from input_pipeline.palettes import Palette, colourise
-from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record, RecordError
+from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record, RecordError, RecordSource
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 BINS = 20
-
-
-class Records(Protocol):
-    """Any record source."""
-
-    @property
-    def fields(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Record: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +53,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def statistics(
-    records: Records,
+    records: RecordSource,
     palette: Palette | None,
     indices: Sequence[int],
     report: Callable[[int], object] = lambda done: None,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,44 @@ VOID = 255
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names the data set, the record and the field."""
+
+
+class RecordSource(Protocol):
+    """Records by number, the same for the same number every time: readers, scenes, shards.
+
+    Attributes:
+      name: of the data set.
+      fields: of each record.
+      palette: name of its classes and colours, if it has a segmentation.
+
+    A source may also have `sizes()`, the heights and widths of its records as an array [n 2];
+    `arrays(index)`, a record whose values are decoded already; `describe(index)`, where a record
+    is, for messages; and, if it reads raw data, `contents`, a text that tells one choice of records
+    and captions from another, `left_out` and `left_out_examples`, what it leaves out by reason.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of each record."""
+        ...
+
+    @property
+    def palette(self) -> str | None:
+        """Name of its palette."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns a record; raises RecordError if it cannot be read."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

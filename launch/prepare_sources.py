@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.prepare.pipeline import RecordSource
+from input_pipeline.schema import RecordSource
 
 
 def make_source(config: Any) -> RecordSource:

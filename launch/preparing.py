@@ -18,10 +18,11 @@ from input_pipeline.palettes import palette
 from input_pipeline.prepare.depths import Depths
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
 from input_pipeline.prepare.masks import Coverage, LabelMask, SaliencyMask
-from input_pipeline.prepare.pipeline import PACK, Pipeline, RecordSource
+from input_pipeline.prepare.pipeline import PACK, Pipeline
 from input_pipeline.prepare.resize import Resize
 from input_pipeline.prepare.sketches import Edges
 from input_pipeline.prepare.step import Step
+from input_pipeline.schema import RecordSource
 from launch.prepare_settings import (
     MODELS,
     PrepareError,

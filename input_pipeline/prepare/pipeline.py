@@ -18,11 +18,11 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from input_pipeline.codecs import CODEC_VERSION
 from input_pipeline.prepare.step import Step, check_steps, fingerprints
-from input_pipeline.schema import Record, RecordError
+from input_pipeline.schema import Record, RecordError, RecordSource
 from input_pipeline.shards.assemble import write_manifest
 from input_pipeline.shards.manifest import MANIFEST, SCHEMA_VERSION, Manifest
 from input_pipeline.shards.readers import Shard
@@ -41,31 +41,6 @@ from input_pipeline.shards.shard import (
 RAW = "raw"
 PACK = "shards"
 UNREADABLE = "unreadable"
-
-
-class RecordSource(Protocol):
-    """Raw records by number, the same each time.
-
-    Attributes:
-      name: of the data set, in small letters.
-      fields: of each record.
-      palette: name of its classes and colours, if it has a segmentation.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def fields(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def palette(self) -> str | None: ...  # noqa: D102
-
-    def __len__(self) -> int:
-        """Returns the number of records."""
-        ...
-
-    def __getitem__(self, index: int) -> Record:
-        """Returns a record; raises RecordError if it cannot be read."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,19 +55,39 @@ class Step(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """Of its folder."""
+        ...
+
     @property
-    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
+    def needs(self) -> tuple[str, ...]:
+        """Fields that it reads."""
+        ...
+
     @property
-    def adds(self) -> tuple[str, ...]: ...  # noqa: D102
+    def adds(self) -> tuple[str, ...]:
+        """Fields that it makes."""
+        ...
+
     @property
-    def settings(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def settings(self) -> Mapping[str, Any]:
+        """What its results depend on."""
+        ...
+
     @property
-    def batch_size(self) -> int: ...  # noqa: D102
+    def batch_size(self) -> int:
+        """Values that `compute` takes at once."""
+        ...
+
     @property
-    def drops(self) -> bool: ...  # noqa: D102
+    def drops(self) -> bool:
+        """Whether it may leave records out."""
+        ...
+
     @property
-    def on_device(self) -> bool: ...  # noqa: D102
+    def on_device(self) -> bool:
+        """Whether it wants an accelerator."""
+        ...
 
     def check(self, fields: Sequence[str]) -> list[str]:
         """Returns what is wrong with it, told from settings and headers, before anything runs.

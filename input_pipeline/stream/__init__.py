@@ -2,7 +2,6 @@
 
 from input_pipeline.stream.buckets import bucket_sizes
 from input_pipeline.stream.config import CNC_DROP, TEXT_KEYS, VARIABLES, StreamConfig
-from input_pipeline.stream.examples import Source
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.plan import Plan, Row, make_plan
 from input_pipeline.stream.stream import Stream, batches, plan_of
@@ -14,7 +13,6 @@ __all__ = [
     "Helpers",
     "Plan",
     "Row",
-    "Source",
     "Stream",
     "StreamConfig",
     "batches",

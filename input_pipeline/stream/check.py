@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from input_pipeline.schema import RecordSource
 from input_pipeline.stream.config import StreamConfig
-from input_pipeline.stream.examples import Source
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.pack import batch_bytes
 
@@ -21,7 +21,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_stream(
-    sources: Sequence[Source],
+    sources: Sequence[RecordSource],
     config: StreamConfig,
     helpers: Helpers,
     process_index: int,
@@ -75,7 +75,7 @@ def check_shared_memory(config: StreamConfig, rows: int, num_batches: int) -> No
         )
 
 
-def record_sizes(source: Source) -> Int[np.ndarray, "n 2"] | None:
+def record_sizes(source: RecordSource) -> Int[np.ndarray, "n 2"] | None:
     """Returns the heights and widths of a source's records, or None if it does not tell.
 
     Args:
@@ -111,7 +111,7 @@ def _process_problems(config: StreamConfig, process_index: int, process_count: i
     return problems
 
 
-def _source_problems(sources: Sequence[Source], config: StreamConfig) -> list[str]:
+def _source_problems(sources: Sequence[RecordSource], config: StreamConfig) -> list[str]:
     problems = [] if sources else ["sources is empty, expected at least one"]
     if config.weights is not None and len(config.weights) != len(sources):
         problems.append(
@@ -134,7 +134,7 @@ def _source_problems(sources: Sequence[Source], config: StreamConfig) -> list[st
 
 
 def _helper_problems(
-    sources: Sequence[Source], config: StreamConfig, helpers: Helpers
+    sources: Sequence[RecordSource], config: StreamConfig, helpers: Helpers
 ) -> list[str]:
     problems = []
     if "input_ids" in config.keys and helpers.tokenizer is None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from input_pipeline.codecs import decode_field
-from input_pipeline.schema import BY_NAME, PICTURE_KINDS, Record, RecordError
+from input_pipeline.schema import BY_NAME, PICTURE_KINDS, RecordError, RecordSource
 from input_pipeline.stream.config import DROPPABLE, StreamConfig
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.plan import Row
@@ -34,23 +34,6 @@ _LATENT_STRIDE = 8
 _CHOICES = ("scale", "down", "across", "flip", "caption", *(f"drop {name}" for name in DROPPABLE))
 
 
-class Source(Protocol):
-    """Records by number.
-
-    A source may also have `sizes()`, the heights and widths of its records as an array [n 2];
-    `arrays(index)`, a record whose values are decoded already; and `describe(index)`, where a
-    record is, for messages.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    palette: str | None
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExampleReader:
     """Reads examples of sources.
@@ -61,7 +44,7 @@ class ExampleReader:
       helpers: of the run.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[RecordSource]
     config: StreamConfig
     helpers: Helpers
 
@@ -153,7 +136,7 @@ class ExampleReader:
 class _Values:
     """The decoded values of one record, each decoded when it is first asked for."""
 
-    def __init__(self, source: Source, index: int):
+    def __init__(self, source: RecordSource, index: int):
         self.source = source
         self._index = index
         arrays = getattr(source, "arrays", None)

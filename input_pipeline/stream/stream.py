@@ -18,21 +18,18 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from input_pipeline.schema import RecordError
+from input_pipeline.schema import RecordError, RecordSource
 from input_pipeline.stream.buckets import nearest_bucket
 from input_pipeline.stream.check import check_shared_memory, check_stream, record_sizes
 from input_pipeline.stream.config import StreamConfig
-from input_pipeline.stream.examples import ExampleReader, Source
+from input_pipeline.stream.examples import ExampleReader
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.pack import new_shared_zeros, new_zeros, pack
 from input_pipeline.stream.plan import Plan, Row, make_plan
-
-if TYPE_CHECKING:
-    from jaxtyping import Int
 
 # More threads than this only wait for Python's lock.
 _MAX_THREADS = 8
@@ -45,7 +42,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def batches(
-    sources: Sequence[Source],
+    sources: Sequence[RecordSource],
     config: StreamConfig,
     *,
     helpers: Helpers | None = None,
@@ -99,7 +96,7 @@ def batches(
     return Stream(local, num_workers, prefetch)
 
 
-def plan_of(sources: Sequence[Source], config: StreamConfig) -> Plan:
+def plan_of(sources: Sequence[RecordSource], config: StreamConfig) -> Plan:
     """Returns the order of a run: which records every step has.
 
     Args:
@@ -124,11 +121,6 @@ def plan_of(sources: Sequence[Source], config: StreamConfig) -> Plan:
         buckets=buckets,
         num_buckets=len(config.sizes),
     )
-
-
-def _buckets(source: Source, sizes: Sequence[tuple[int, int]]) -> Int[np.ndarray, " n"] | None:
-    known = record_sizes(source)
-    return None if known is None else nearest_bucket(known, sizes)
 
 
 class Stream(Iterator[dict[str, Any]]):

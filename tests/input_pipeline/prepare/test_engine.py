@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from input_pipeline.prepare.engine import Engine, run_steps, unfinished
+from input_pipeline.prepare.engine import Engine, StepReport, run_steps, unfinished
 from input_pipeline.prepare.masks import Coverage, LabelMask
 from input_pipeline.prepare.pipeline import Pipeline
 from input_pipeline.prepare.resize import Resize
@@ -34,8 +34,8 @@ def build(folder: str) -> Pipeline:
     return Pipeline(source, {"seed": 0}, steps, Path(folder) / "work", Path(folder) / "shards", 3)
 
 
-def run(pipeline, engine=Engine()):  # noqa: B008 - frozen
-    return list(run_steps(lambda: pipeline, engine))
+def run(pipeline: Pipeline, engine: Engine | None = None) -> list[StepReport]:
+    return list(run_steps(lambda: pipeline, engine or Engine()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

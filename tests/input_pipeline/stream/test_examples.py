@@ -10,9 +10,9 @@ from PIL import Image
 
 from input_pipeline.codecs import encode_picture
 from input_pipeline.palettes import palette
-from input_pipeline.schema import RecordError
+from input_pipeline.schema import RecordError, RecordSource
 from input_pipeline.stream.config import CNC_DROP, DROPPABLE, StreamConfig
-from input_pipeline.stream.examples import ExampleReader, Source, make_choices
+from input_pipeline.stream.examples import ExampleReader, make_choices
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.plan import Row
 from tests.input_pipeline.stream.fakes import (
@@ -41,7 +41,7 @@ EVERY_KEY = (
 LATENT_KEYS = ("latent_mean", "latent_logvar", "captions")
 
 
-def reader(source: Source, **settings: Any) -> ExampleReader:
+def reader(source: RecordSource, **settings: Any) -> ExampleReader:
     config = StreamConfig(**{"keys": EVERY_KEY, "batch_size": 1, "sizes": ((64, 64),)} | settings)
     empty = np.zeros((7, 8), np.float32)
     helpers = Helpers(palettes=PALETTES, draw_pose=draw_pose, empty_text_embedding=empty)
