@@ -18,6 +18,7 @@ from sd_jax.attention import Implementation
 from sd_jax.controlnet import ZeroConv1x1, ZeroConv3x3
 from sd_jax.layers import Conv3x3, TimestepEmbedding
 from sd_jax.precompute import remember
+from sd_jax.remat import Remat
 from sd_jax.typing import Array, Dtype, Float, Num
 from sd_jax.unet import UNetConfig, UNetEncoder
 
@@ -128,6 +129,7 @@ class LocalFuser(nn.Module):
     config: LocalFuserConfig
     dtype: Dtype = jnp.float32
     attention_implementation: Implementation = "auto"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -153,7 +155,7 @@ class LocalFuser(nn.Module):
             unet.block_out_channels[0], unet.time_embed_dim, self.dtype, name="time_embedding"
         )(timesteps)
         features = FeatureExtractor(self.config, self.dtype, name="feature_extractor")(depth_maps)
-        encoder = UNetEncoder(unet, FDN, self.dtype, self.attention_implementation)
+        encoder = UNetEncoder(unet, FDN, self.dtype, self.attention_implementation, self.remat)
         nn.share_scope(self, encoder)
         middle, skips = encoder(
             latents,

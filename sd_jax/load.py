@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from sd_jax.convert.component import COMPONENTS, Component
 from sd_jax.convert.load import disagreements, plan_loading, read_component
-from sd_jax.convert.params_store import load_params
 from sd_jax.convert.source import CheckpointError, Source, open_source
 from sd_jax.convert.store import Converted, is_converted, open_converted
 from sd_jax.model import Model, StableDiffusionConfig
@@ -146,7 +145,7 @@ def _open_converted(
 
 def _read_converted(converted: Converted, component: Component) -> Params:
     abstract = component.abstract_params(converted.configs[component.name])
-    params = load_params(converted.path / "params" / component.name, abstract)
+    params = converted.read(component.name, abstract)
     # Not committed to a device: they go where they are used, or put.
     return jax.tree.map(jnp.asarray, params)
 

@@ -13,205 +13,19 @@ of its encoder (ControlNet, the local fuser) reuse `UNetEncoder`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sd_jax.attention import Implementation
-from sd_jax.layers import (
-    Conv3x3,
-    Downsample,
-    GroupNorm,
-    ResnetBlock,
-    SpatialTransformer,
-    TimestepEmbedding,
-    Upsample,
-)
+from sd_jax.layers import Conv3x3, GroupNorm, TimestepEmbedding
+from sd_jax.remat import Remat, remat_block
 from sd_jax.typing import Array, Dtype, Float, Num
+from sd_jax.unet_blocks import DownBlock, MidBlock, UNetConfig, UpBlock
 
-
-@dataclasses.dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of a UNet; the defaults are Stable Diffusion 1.x's.
-
-    Attributes:
-      in_channels: 4; 9 in the inpainting UNet (latents, mask, masked image's latents).
-      out_channels: channels of the prediction.
-      block_out_channels: width of each resolution level.
-      layers_per_block: ResnetBlocks in each level of the encoder; the decoder has one more.
-      attention_levels: for each level, whether its ResnetBlocks are followed by transformers.
-      num_heads: attention heads at every level.
-      cross_attention_dim: width of `encoder_hidden_states`.
-      norm_num_groups: groups of every group norm.
-    """
-
-    in_channels: int = 4
-    out_channels: int = 4
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
-    attention_levels: tuple[bool, ...] = (True, True, True, False)
-    num_heads: int = 8
-    cross_attention_dim: int = 768
-    norm_num_groups: int = 32
-
-    @property
-    def time_embed_dim(self) -> int:
-        """Width of the time embedding."""
-        return 4 * self.block_out_channels[0]
-
-    @property
-    def num_levels(self) -> int:
-        """Number of resolution levels."""
-        return len(self.block_out_channels)
-
-    @property
-    def num_skips(self) -> int:
-        """Number of skip connections: conv_in, the ResnetBlocks and the downsamplers."""
-        return self.num_levels * (self.layers_per_block + 1)
-
-    @property
-    def size_multiple(self) -> int:
-        """What height and width of the latents must be a multiple of."""
-        return 2 ** (self.num_levels - 1)
-
-    def feature_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """Returns (height, width) of each level for latents of this size."""
-        return tuple((height >> level, width >> level) for level in range(self.num_levels))
-
-    def skip_levels(self) -> tuple[int, ...]:
-        """Returns the resolution level of each skip connection, in the encoder's order."""
-        levels = [0]
-        for level in range(self.num_levels):
-            levels += [level] * self.layers_per_block
-            if level < self.num_levels - 1:
-                levels.append(level + 1)
-        return tuple(levels)
-
-
-class DownBlock(nn.Module):
-    """One level of the encoder: ResnetBlocks with or without transformers, then a downsampler."""
-
-    config: UNetConfig
-    level: int
-    first_norm: Callable[..., nn.Module] = GroupNorm
-    dtype: Dtype = jnp.float32
-    attention_implementation: Implementation = "auto"
-
-    @nn.compact
-    def __call__(
-        self,
-        hidden_states: Float[Array, "b h w c"],
-        time_embedding: Float[Array, "b e"],
-        context: Float[Array, "b k cc"],
-        cross_attention_bias: Float[Array, "#b 1 #hw k"] | None = None,
-        features: Float[Array, "b h w f"] | None = None,
-        intrablock_residual: Float[Array, "b h w out"] | None = None,
-    ) -> tuple[Float[Array, "b h2 w2 out"], list[Array]]:
-        """Returns the level's output and its skips."""
-        config, channels = self.config, self.config.block_out_channels[self.level]
-        skips = []
-        for index in range(config.layers_per_block):
-            first = index == 0
-            hidden_states = ResnetBlock(
-                channels,
-                norm=self.first_norm if first else GroupNorm,
-                num_groups=config.norm_num_groups,
-                dtype=self.dtype,
-                name=f"resnets_{index}",
-            )(hidden_states, time_embedding, features if first else None)
-            if config.attention_levels[self.level]:
-                hidden_states = SpatialTransformer(
-                    config.num_heads,
-                    config.norm_num_groups,
-                    self.dtype,
-                    self.attention_implementation,
-                    name=f"attentions_{index}",
-                )(hidden_states, context, cross_attention_bias)
-            if index == config.layers_per_block - 1 and intrablock_residual is not None:
-                hidden_states = hidden_states + intrablock_residual.astype(hidden_states.dtype)
-            skips.append(hidden_states)
-        if self.level < config.num_levels - 1:
-            hidden_states = Downsample(channels, dtype=self.dtype, name="downsamplers_0")(
-                hidden_states
-            )
-            skips.append(hidden_states)
-        return hidden_states, skips
-
-
-class MidBlock(nn.Module):
-    """ResnetBlock, transformer, ResnetBlock at the lowest resolution."""
-
-    config: UNetConfig
-    dtype: Dtype = jnp.float32
-    attention_implementation: Implementation = "auto"
-
-    @nn.compact
-    def __call__(
-        self,
-        hidden_states: Float[Array, "b h w c"],
-        time_embedding: Float[Array, "b e"],
-        context: Float[Array, "b k cc"],
-        cross_attention_bias: Float[Array, "#b 1 #hw k"] | None = None,
-    ) -> Float[Array, "b h w c"]:
-        """Returns the block's output."""
-        config = self.config
-        for index in range(2):
-            hidden_states = ResnetBlock(
-                config.block_out_channels[-1],
-                num_groups=config.norm_num_groups,
-                dtype=self.dtype,
-                name=f"resnets_{index}",
-            )(hidden_states, time_embedding)
-            if index == 0:
-                hidden_states = SpatialTransformer(
-                    config.num_heads,
-                    config.norm_num_groups,
-                    self.dtype,
-                    self.attention_implementation,
-                    name="attentions_0",
-                )(hidden_states, context, cross_attention_bias)
-        return hidden_states
-
-
-class UpBlock(nn.Module):
-    """One level of the decoder: joins the skips, then upsamples unless it is the last."""
-
-    config: UNetConfig
-    level: int
-    dtype: Dtype = jnp.float32
-    attention_implementation: Implementation = "auto"
-
-    @nn.compact
-    def __call__(
-        self,
-        hidden_states: Float[Array, "b h w c"],
-        skips: Sequence[Array],
-        time_embedding: Float[Array, "b e"],
-        context: Float[Array, "b k cc"],
-        cross_attention_bias: Float[Array, "#b 1 #hw k"] | None = None,
-    ) -> Float[Array, "b h2 w2 out"]:
-        """Returns the level's output; `skips` are its own, in the encoder's order."""
-        config, channels = self.config, self.config.block_out_channels[self.level]
-        for index, skip in enumerate(reversed(skips)):
-            hidden_states = ResnetBlock(
-                channels,
-                num_groups=config.norm_num_groups,
-                dtype=self.dtype,
-                name=f"resnets_{index}",
-            )(jnp.concatenate([hidden_states, skip], axis=-1), time_embedding)
-            if config.attention_levels[self.level]:
-                hidden_states = SpatialTransformer(
-                    config.num_heads,
-                    config.norm_num_groups,
-                    self.dtype,
-                    self.attention_implementation,
-                    name=f"attentions_{index}",
-                )(hidden_states, context, cross_attention_bias)
-        if self.level > 0:
-            hidden_states = Upsample(channels, dtype=self.dtype, name="upsamplers_0")(hidden_states)
-        return hidden_states
+__all__ = ["UNet", "UNetConfig", "UNetEncoder"]
 
 
 class UNetEncoder(nn.Module):
@@ -222,12 +36,14 @@ class UNetEncoder(nn.Module):
       first_norm: norm of the first ResnetBlock of each level; gets that level's `level_features`.
       dtype: type of the computation.
       attention_implementation: see `sd_jax.attention.attention`.
+      remat: see `sd_jax.remat`.
     """
 
     config: UNetConfig
     first_norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
     attention_implementation: Implementation = "auto"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -260,12 +76,13 @@ class UNetEncoder(nn.Module):
             hidden_states = hidden_states + conv_in_residual
         skips = [hidden_states]
         for level in range(config.num_levels):
-            hidden_states, block_skips = DownBlock(
+            hidden_states, block_skips = remat_block(DownBlock, self.remat)(
                 config,
                 level,
                 self.first_norm,
                 self.dtype,
                 self.attention_implementation,
+                self.remat,
                 name=f"down_blocks_{level}",
             )(
                 hidden_states,
@@ -276,18 +93,29 @@ class UNetEncoder(nn.Module):
                 _at(intrablock_residuals, level),
             )
             skips += block_skips
-        hidden_states = MidBlock(
-            config, self.dtype, self.attention_implementation, name="mid_block"
+        hidden_states = remat_block(MidBlock, self.remat)(
+            config, self.dtype, self.attention_implementation, self.remat, name="mid_block"
         )(hidden_states, time_embedding, context, _at(cross_attention_bias, -1))
         return hidden_states, skips
 
 
 class UNet(nn.Module):
-    """Noise prediction of Stable Diffusion 1.x (arXiv:2112.10752)."""
+    """Noise prediction of Stable Diffusion 1.x (arXiv:2112.10752).
+
+    Attributes:
+      config: sizes.
+      dtype: type of the computation.
+      attention_implementation: see `sd_jax.attention.attention`.
+      remat: see `sd_jax.remat`.
+      encoder_gradient: False lets no gradient through the encoder, the middle block and the time
+        embedding, as upstream's Compose and Conquer trains.
+    """
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
     attention_implementation: Implementation = "auto"
+    remat: Remat = "none"
+    encoder_gradient: bool = True
 
     @nn.compact
     def __call__(
@@ -318,7 +146,10 @@ class UNet(nn.Module):
             config.block_out_channels[0], config.time_embed_dim, self.dtype, name="time_embedding"
         )(timesteps)
         encoder = UNetEncoder(
-            config, dtype=self.dtype, attention_implementation=self.attention_implementation
+            config,
+            dtype=self.dtype,
+            attention_implementation=self.attention_implementation,
+            remat=self.remat,
         )
         nn.share_scope(self, encoder)  # diffusers' flat names: down_blocks_0, not encoder/...
         hidden_states, skips = encoder(
@@ -328,6 +159,10 @@ class UNet(nn.Module):
             cross_attention_bias=cross_attention_bias,
             intrablock_residuals=down_intrablock_additional_residuals,
         )
+        if not self.encoder_gradient:
+            hidden_states, skips, time_embedding = jax.lax.stop_gradient(
+                (hidden_states, skips, time_embedding)
+            )
         if mid_block_additional_residual is not None:
             hidden_states = hidden_states + mid_block_additional_residual.astype(self.dtype)
         if down_block_additional_residuals is not None:
@@ -337,8 +172,13 @@ class UNet(nn.Module):
             ]
         per_level = config.layers_per_block + 1
         for block, level in enumerate(reversed(range(config.num_levels))):
-            hidden_states = UpBlock(
-                config, level, self.dtype, self.attention_implementation, name=f"up_blocks_{block}"
+            hidden_states = remat_block(UpBlock, self.remat)(
+                config,
+                level,
+                self.dtype,
+                self.attention_implementation,
+                self.remat,
+                name=f"up_blocks_{block}",
             )(
                 hidden_states,
                 skips[level * per_level : (level + 1) * per_level],

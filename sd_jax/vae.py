@@ -181,6 +181,12 @@ class Posterior:
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
+    def sample_each(self, keys: KeyArray) -> Float[Array, "b lh lw l"]:
+        """Returns one draw, each example's with a key of its own."""
+        shape = self.mean.shape[1:]
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape, self.mean.dtype))(keys)
+        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
+
 
 class AutoencoderKL(nn.Module):
     """Encoder, decoder and the two 1x1 convolutions between them."""

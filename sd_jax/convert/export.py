@@ -25,7 +25,6 @@ from sd_jax.convert.diffusers_json import (
     scheduler_json,
 )
 from sd_jax.convert.ldm_buffers import ldm_buffers
-from sd_jax.convert.params_store import load_params, params_shapes
 from sd_jax.convert.source import COMPONENTS_KEY
 from sd_jax.convert.store import Converted, Origin
 from sd_jax.convert.table import Kind, make_table, their_shape, to_theirs
@@ -93,17 +92,13 @@ def weights_of_model(
 
 def weights_of_converted(converted: Converted) -> Weights:
     """Returns the weights of a converted directory; one component is in memory at a time."""
-    shapes: dict[str, FlatShapes] = {
-        name: params_shapes(converted.path / "params" / name) for name in converted.configs
-    }
+    shapes: dict[str, FlatShapes] = {name: converted.shapes(name) for name in converted.configs}
     held: dict[str, Mapping[str, Any]] = {}
 
     def read(name: str) -> Mapping[str, Any]:
         if name not in held:
             held.clear()
-            abstract = nested_params(shapes[name])
-            tree = load_params(converted.path / "params" / name, abstract)
-            held[name] = flat_params(tree)
+            held[name] = flat_params(converted.read(name))
         return held[name]
 
     return Weights(

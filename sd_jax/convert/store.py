@@ -18,15 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from sd_jax.convert.component import Component
 from sd_jax.convert.config_json import from_json, to_json
 from sd_jax.convert.load import Plan, Record, read_component
-from sd_jax.convert.params_store import save_params
+from sd_jax.convert.params_store import load_params, params_shapes, save_params
 from sd_jax.convert.source import CheckpointError
 from sd_jax.files import write_safetensors
 from sd_jax.files.directory import complete_directory
 from sd_jax.schedule import ScheduleConfig
-from sd_jax.typing import Params
+from sd_jax.typing import Params, flat_params, nested_params
 
 FORMAT = "cnc_fgdm_jax"
 VERSION = 1
@@ -66,12 +68,35 @@ class Converted:
       configs: sizes by component.
       schedule: noise schedule.
       origins: the sources; none if the weights were put together here.
+      replaced: component -> arrays by path that stand in the place of stored ones (what a training
+        run made of them); None for none.
     """
 
     path: Path
     configs: Mapping[str, Any]
     schedule: ScheduleConfig
     origins: tuple[Origin, ...]
+    replaced: Callable[[str], Mapping[str, Any]] | None = None
+
+    def shapes(self, component: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shape and stored type of every parameter of a component by path."""
+        return params_shapes(self.path / "params" / component)
+
+    def read(self, component: str, abstract: Params | None = None) -> Params:
+        """Returns a component's parameters as NumPy arrays.
+
+        Args:
+          component: its name.
+          abstract: tree of the expected shapes; those that are stored unless given.
+
+        Raises:
+          CheckpointError: the parameters are damaged, or are not those expected.
+        """
+        abstract = nested_params(self.shapes(component)) if abstract is None else abstract
+        params = load_params(self.path / "params" / component, abstract)
+        if self.replaced is None:
+            return params
+        return nested_params({**flat_params(params), **self.replaced(component)})
 
     @property
     def tokenizer(self) -> Path | None:
