@@ -1,8 +1,9 @@
-"""What config files share: arguments after the colon, and errors that suggest the nearest name."""
+"""What config files share: arguments after the colon, lists, and errors with the nearest name."""
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,6 +46,24 @@ def check_known(kind: str, names: Iterable[str], known: Mapping[str, Any]) -> No
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError("\n".join(unknown_name(kind, name, known) for name in unknown))
+
+
+def split_list(text: Any) -> list[str]:
+    """Returns the items of a list joined by commas, or of a JSON list of texts.
+
+    Raises:
+      ValueError: the text begins like a JSON list and is none.
+    """
+    text = str(text).strip()
+    if not text.startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} begins like a JSON list, but is none ({error})") from error
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{text!r} must be a JSON list of texts")
+    return items
 
 
 def _typed(name: str, text: str, default: Any) -> Any:

@@ -23,7 +23,7 @@ def main() -> None:
 
         folder = prepare(_CONFIG.value)
         if folder is not None:
-            print(f"wrote {folder}; look at it with launch.inspect_data", file=sys.stderr)
+            print(f"{folder} is complete; look at it with launch.inspect_data", file=sys.stderr)
 
 
 if __name__ == "__main__":

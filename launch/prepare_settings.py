@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.common import unknown_name
+from configs.common import split_list, unknown_name
 
 STEPS = ("image", "mask", "background", "depth", "edges", "embeddings", "latents", "text")
 MODELS = {
@@ -42,7 +42,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     problems += _unused(config)
     if not config["root"] and config["dataset"] != "scenes":
         problems.append(f"root is empty; name the folder of {config['dataset']}")
-    steps = split_names(config["steps"])
+    steps = _tried(split_list, config["steps"])
     for name in steps:
         if name not in STEPS:
             problems.append(unknown_name("step", name, STEPS))
@@ -71,7 +71,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
         problems.append(f"seed must be from 0 to {2**32 - 1}, got {config['seed']}")
     if config["num_steps"] > 1000:
         problems.append(f"num_steps must be at most 1000, got {config['num_steps']}")
-    for parse, name in ((parse_sizes, "sizes"), (parse_classes, "mask_classes")):
+    for parse, name in (
+        (parse_sizes, "sizes"),
+        (parse_classes, "mask_classes"),
+        (split_list, "steps"),
+    ):
         try:
             parse(config[name])
         except ValueError as error:
@@ -118,14 +122,9 @@ def _unused(config: Mapping[str, Any]) -> list[str]:
         if given and dataset not in users
     ] + (
         ["scenes have one size; name one in sizes"]
-        if dataset == "scenes" and len(split_names(config["sizes"])) > 1
+        if dataset == "scenes" and len(_tried(parse_sizes, config["sizes"])) > 1
         else []
     )
-
-
-def split_names(text: str) -> list[str]:
-    """Returns the items of a list joined by commas."""
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
@@ -135,7 +134,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
       ValueError: a size is no HEIGHTxWIDTH in multiples of 8.
     """
     sizes = []
-    for item in split_names(text):
+    for item in split_list(text):
         match = _SIZE.fullmatch(item)
         size = (int(match[1]), int(match[2])) if match else (0, 0)
         if not all(side > 0 and side % 8 == 0 for side in size):
@@ -153,7 +152,7 @@ def parse_classes(text: str) -> tuple[int, ...]:
       ValueError: an item is no label from 0 to 254, nor a range of them.
     """
     labels: list[int] = []
-    for item in split_names(text):
+    for item in split_list(text):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not 0 <= first <= last <= 254:

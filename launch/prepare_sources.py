@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.schema import RecordSource
+from launch.prepare_settings import parse_sizes
 
 
 def make_source(config: Any) -> RecordSource:
@@ -31,7 +32,11 @@ def source_settings(config: Any, source: RecordSource) -> Mapping[str, Any]:
       source: made of it.
     """
     if config.dataset == "scenes":
-        return {"dataset": "scenes", "seed": config.seed, "size": list(_scenes_size(config))}
+        return {
+            "dataset": "scenes",
+            "seed": config.seed,
+            "size": list(parse_sizes(config.sizes)[0]),
+        }
     return {
         "dataset": config.dataset,
         "class_captions": config.class_captions,
@@ -114,12 +119,7 @@ def _folder(config: Any) -> RecordSource:
 def _scenes(config: Any) -> RecordSource:
     from input_pipeline.scenes import Scenes
 
-    return Scenes(seed=config.seed, size=_scenes_size(config))
-
-
-def _scenes_size(config: Any) -> tuple[int, int]:
-    height, width = (int(side) for side in config.sizes.split(",")[0].split("x"))
-    return height, width
+    return Scenes(seed=config.seed, size=parse_sizes(config.sizes)[0])
 
 
 def _captions(config: Any) -> dict[str, Any]:

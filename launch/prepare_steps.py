@@ -231,7 +231,10 @@ class ImageEmbeddings(_NetworkStep):
 
     def encode(self, result: list[np.ndarray]) -> Record:
         """Returns the fields."""
-        return {name: row.astype(np.float32) for name, row in zip(self.adds, result, strict=True)}
+        return {
+            name: _finite(row, "float32", self.dtype)
+            for name, row in zip(self.adds, result, strict=True)
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from configs.common import split_list
 from input_pipeline.palettes import palette
 from input_pipeline.prepare.depths import Depths
 from input_pipeline.prepare.engine import Engine, run_steps, unfinished
@@ -29,9 +31,9 @@ from launch.prepare_settings import (
     check_settings,
     parse_classes,
     parse_sizes,
-    split_names,
 )
 from launch.prepare_sources import make_source, source_settings
+from launch.prepare_steps import Background, ImageEmbeddings, Latents, TextEmbeddings
 
 _RECORDS_PER_SHARD = 1000
 _SPLITS = {"val": "validation", "tes": "test"}
@@ -45,11 +47,15 @@ def prepare(config: Any) -> Path | None:
     """
     settings = config.to_dict()
     check_settings(settings)
-    if set(split_names(config.steps)) & MODELS.keys():
+    if set(split_list(config.steps)) & MODELS.keys():
         # Networks round otherwise on other devices, so results are theirs.
         settings["hardware"] = describe_devices()
     build = functools.partial(build_pipeline, json.dumps(settings))
-    stale = build().stale()
+    pipeline = build()
+    if pipeline.is_packed() and not pipeline.has_work():
+        print(f"{pipeline.output} is already made with these settings", file=sys.stderr)
+        return pipeline.output
+    stale = pipeline.stale()
     if stale and not config.remake:
         raise PrepareError(
             "\n- ".join(["finished shards were made with other settings:", *stale])
@@ -62,14 +68,13 @@ def prepare(config: Any) -> Path | None:
         task_count=config.task_count,
         beam_options=shlex.split(config.beam_options) if config.beam_options else None,
     )
-    for report in run_steps(build, engine):
+    for report in run_steps(build, engine, pipeline):
         made = f"{report.records} records, {report.rate:.1f} a second" if report.shards_made else ""
         kept = f"{report.shards_kept} shards were finished" if report.shards_kept else ""
         nothing = (
             "" if made or kept else "no shard for this task, as task_count is above num_shards"
         )
         print(f"{report.step}: {'; '.join(filter(None, (made, kept, nothing)))}", file=sys.stderr)
-    pipeline = build()
     for reason, count in getattr(pipeline.source, "left_out", {}).items():
         examples = ", ".join(getattr(pipeline.source, "left_out_examples", {}).get(reason, ()))
         print(f"left out by the reader: {count} ({reason}), such as {examples}", file=sys.stderr)
@@ -124,7 +129,7 @@ def _provenance(config: Any) -> dict[str, Any]:
 
 def make_steps(config: Any, source: RecordSource) -> tuple[Step, ...]:
     """Returns the steps that a config names, in order."""
-    return tuple(_MAKERS[name](config, source) for name in split_names(config.steps))
+    return tuple(_MAKERS[name](config, source) for name in split_list(config.steps))
 
 
 def _mask(config: Any, source: RecordSource) -> Step:
@@ -142,34 +147,42 @@ def _mask(config: Any, source: RecordSource) -> Step:
 
 
 def _depth(config: Any, source: RecordSource) -> Step:
-    layers = "background" in source.fields or "background" in split_names(config.steps)
     return Depths(
         config.depth_estimator,
-        layers,
+        _has_background(config, source),
         config.normals,
         config.batch_size,
         config.get("hardware", ""),
     )
 
 
-def _device(name: str, checkpoint: str, **options: str) -> Callable[[Any, RecordSource], Step]:
-    def make(config: Any, source: RecordSource) -> Step:
-        # Imported here, as they bring JAX along, which workers on the CPU need not have.
-        from launch import prepare_steps
+def _has_background(config: Any, source: RecordSource) -> bool:
+    return "background" in source.fields or "background" in split_list(config.steps)
 
-        settings = {ours: config[theirs] for ours, theirs in options.items()}
-        if name == "ImageEmbeddings":
-            steps = split_names(config.steps)
-            settings["background"] = "background" in source.fields or "background" in steps
-        return getattr(prepare_steps, name)(
-            config[checkpoint],
-            config.batch_size,
-            config.dtype,
-            config.get("hardware", ""),
-            **settings,
-        )
 
-    return make
+def _network(step: Callable[..., Step], config: Any, checkpoint: str, **settings: Any) -> Step:
+    hardware = config.get("hardware", "")
+    return step(config[checkpoint], config.batch_size, config.dtype, hardware, **settings)
+
+
+def _background(config: Any, source: RecordSource) -> Step:
+    del source
+    return _network(
+        Background,
+        config,
+        "inpainting",
+        dilation=config.dilation,
+        prompt=config.prompt,
+        negative_prompt=config.negative_prompt,
+        guidance_scale=config.guidance_scale,
+        num_steps=config.num_steps,
+        seed=config.seed,
+        keep=config.keep_image,
+    )
+
+
+def _embeddings(config: Any, source: RecordSource) -> Step:
+    return _network(ImageEmbeddings, config, "clip", background=_has_background(config, source))
 
 
 _MAKERS: Mapping[str, Callable[[Any, RecordSource], Step]] = {
@@ -177,28 +190,18 @@ _MAKERS: Mapping[str, Callable[[Any, RecordSource], Step]] = {
         parse_sizes(config.sizes), source.fields, config.min_side
     ),
     "mask": _mask,
-    "background": _device(
-        "Background",
-        "inpainting",
-        dilation="dilation",
-        prompt="prompt",
-        negative_prompt="negative_prompt",
-        guidance_scale="guidance_scale",
-        num_steps="num_steps",
-        seed="seed",
-        keep="keep_image",
-    ),
+    "background": _background,
     "depth": _depth,
     "edges": lambda config, source: Edges(config.canny_low, config.canny_high),
-    "embeddings": _device("ImageEmbeddings", "clip"),
-    "latents": _device("Latents", "autoencoder"),
-    "text": _device("TextEmbeddings", "text_encoder", num_captions="num_captions"),
+    "embeddings": _embeddings,
+    "latents": lambda config, source: _network(Latents, config, "autoencoder"),
+    "text": lambda config, source: _network(
+        TextEmbeddings, config, "text_encoder", num_captions=config.num_captions
+    ),
 }
 
 
 def describe_devices() -> str:
     """Returns kind and number of this process's devices."""
-    import jax
-
     devices = jax.local_devices()
     return f"{len(devices)} x {devices[0].device_kind}"

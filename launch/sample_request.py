@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from cnc_jax.soft_guidance import MaskRule
+from configs.common import split_list
 from sd_jax.attention import Implementation
 from sd_jax.samplers import SAMPLERS
 from sd_jax.schedule import Spacing
@@ -230,24 +230,6 @@ def _check_intervals(request: SampleRequest) -> list[str]:
         if any(value < 0 for value in getattr(request, name)):
             problems.append(f"{name} must not be negative, got {getattr(request, name)}")
     return problems
-
-
-def split_list(text: Any) -> list[str]:
-    """Returns the items of a list joined by commas, or of a JSON list of texts.
-
-    Raises:
-      ValueError: the text begins like a JSON list and is none.
-    """
-    text = str(text).strip()
-    if not text.startswith("["):
-        return [item.strip() for item in text.split(",") if item.strip()]
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} begins like a JSON list, but is none ({error})") from error
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{text!r} must be a JSON list of texts")
-    return items
 
 
 def collect(problems: list[str], action: Callable[[], Any]) -> Any:

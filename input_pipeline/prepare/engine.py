@@ -13,6 +13,7 @@ import functools
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,17 +79,20 @@ class StepReport:
         return self.records / self.seconds if self.seconds else 0.0
 
 
-def run_steps(build: Build, engine: Engine) -> Iterator[StepReport]:
+def run_steps(
+    build: Build, engine: Engine, pipeline: Pipeline | None = None
+) -> Iterator[StepReport]:
     """Yields a report of each step when this task's shards of it are finished.
 
     Args:
       build: makes the pipeline.
       engine: how.
+      pipeline: what `build` makes, if it is there already.
 
     Raises:
       ValueError: lists what is wrong with the pipeline.
     """
-    pipeline = build()
+    pipeline = build() if pipeline is None else pipeline
     problems = pipeline.check()
     if problems:
         raise ValueError("\n- ".join(["the preparation cannot start:", *problems]))
@@ -184,7 +188,7 @@ def _run_in_processes(
     engine: Engine,
     report: Callable[[int], object],
 ) -> None:
-    make = functools.partial(_make_shard, build, step, engine.threads)
+    make = functools.partial(_make_shard, pickle.dumps(build), step, engine.threads)
     futures = [pool.submit(make, shard) for shard in shards]
     try:
         for future in as_completed(futures):
@@ -201,12 +205,20 @@ def _run_in_processes(
 
 
 @functools.lru_cache(maxsize=1)
-def _built(build: Build) -> Pipeline:
-    return build()
+def _built(build: bytes) -> Pipeline:
+    return pickle.loads(build)()
 
 
-def _make_shard(build: Build, step: str, threads: int, shard: int) -> int:
-    """Returns the number of records that went into the shard."""
+def _make_shard(build: bytes, step: str, threads: int, shard: int) -> int:
+    """Returns the number of records that went into the shard.
+
+    Args:
+      build: pickled, as bytes are equal for every task and unpickled functions are not: a worker
+        makes the pipeline once.
+      step: name of the step.
+      threads: for decoding and encoding.
+      shard: number of the shard.
+    """
     pipeline = _built(build)
     make_shard(pipeline, step, shard, threads=threads)
     return len(pipeline.rows(shard))
@@ -221,7 +233,7 @@ def _run_on_beam(build: Build, step: str, shards: Sequence[int], engine: Engine)
             'beam_options need Apache Beam: pip install ".[beam]"; without them, workers= runs '
             "steps in processes of this machine"
         ) from error
-    make = functools.partial(_make_shard, build, step, engine.threads)
+    make = functools.partial(_make_shard, pickle.dumps(build), step, engine.threads)
     with beam.Pipeline(options=PipelineOptions(list(engine.beam_options or ()))) as pipeline:
         # Reshuffled, since runners fuse a step with its source, which is one bundle here.
         _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | beam.Map(make)

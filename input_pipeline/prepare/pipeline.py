@@ -7,7 +7,7 @@
 A shard of a step holds the records of the raw shard of the same number that the step and those
 before it keep; the note beside it says which it leaves out, and why. It is a function of the raw
 shard, the settings and, for networks, the kind and number of devices: what is finished under the
-same recipe, of the same records, is not made again.
+same recipe, of the same shards and records, is not made again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.codecs import CODEC_VERSION
+from input_pipeline.prepare.joined import Joined
 from input_pipeline.prepare.step import Step, check_steps, fingerprints
 from input_pipeline.schema import Record, RecordError, RecordSource
 from input_pipeline.shards.assemble import write_manifest
@@ -131,23 +133,55 @@ class Pipeline:
     def finished(self, step: str, shard: int) -> ShardInfo | None:
         """Returns what is known about a shard, or None if it is still to be made.
 
-        A shard is of the right records if they are those that the step before it kept: a raw file
-        that was mended, or other records being left out, makes the later shards anew.
+        It is still to be made if the shards that it was made of are others now, or if the step
+        before it keeps other records: so a raw file that was mended makes the later shards anew.
         """
-        info = finished_shard(self.path(step, shard), self.recipes[step])
+        info = self._written(step, shard)
         if info is None or step == RAW:
             return info
         names = list(self.recipes)
-        before = names[names.index(step) - 1]
-        earlier = finished_shard(self.path(before, shard), self.recipes[before])
-        if earlier is None:
+        earlier = self._written(names[names.index(step) - 1], shard)
+        if earlier is None or {*info.ids, *info.left_out} != set(earlier.ids):
             return None
-        return info if {*info.ids, *info.left_out} == set(earlier.ids) else None
+        return info if info.inputs == self._inputs(step, shard) else None
+
+    def is_packed(self) -> bool:
+        """Returns whether the data set is there, without looking at what it was made of."""
+        return (self.output / MANIFEST).is_file() and all(
+            self._written(PACK, shard) is not None for shard in range(self.num_shards)
+        )
+
+    def _written(self, step: str, shard: int) -> ShardInfo | None:
+        """Returns what is known about a shard if it was made by the same recipe."""
+        return finished_shard(self.path(step, shard), self.recipes[step])
+
+    def _inputs(self, step: str, shard: int) -> str:
+        """Returns a digest of the shards that hold what a step needs, as they are now."""
+        makers = self._makers(step)
+        needs = self.fields
+        if step != PACK:
+            (needs,) = (item.needs for item in self.steps if item.name == step)
+        infos = {maker: self._written(maker, shard) for maker in {makers[field] for field in needs}}
+        digests = {maker: info and info.sha256 for maker, info in infos.items()}
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+    def _earlier(self, step: str) -> tuple[Step, ...]:
+        """Returns the steps before a step; all of them before the data set is put together."""
+        names = [*(item.name for item in self.steps), PACK]
+        return self.steps[: names.index(step)]
+
+    def _makers(self, step: str) -> dict[str, str]:
+        """Returns which step has made each field that there is before a step."""
+        makers = dict.fromkeys(self.source.fields, RAW)
+        for item in self._earlier(step):
+            makers |= dict.fromkeys(item.adds, item.name)
+        return makers
 
     def stale(self) -> list[str]:
         """Returns for each step how many shards were made with other settings, and which ones.
 
-        Running would replace them.
+        Running would replace them. The data set itself is told of only if its steps' shards are
+        gone: else it is quickly put together again.
         """
         found = []
         for step, recipe in self.recipes.items():
@@ -157,10 +191,14 @@ class Pipeline:
                 if info_path(path := self.path(step, shard)).is_file()
             ]
             others = [info for info in infos if info.recipe != recipe]
-            if others and step != PACK:
+            if others and (step != PACK or not self.has_work()):
                 changes = _changes(others[0].recipe, recipe)
                 found.append(f"{len(others)} of step {step!r}: {changes}")
         return found
+
+    def has_work(self) -> bool:
+        """Returns whether anything is left of what the steps made."""
+        return any(self.workdir.glob("*"))
 
     def rows(self, shard: int) -> range:
         """Returns which raw records go into a shard."""
@@ -171,15 +209,17 @@ class Pipeline:
     ) -> ShardInfo:
         """Writes a shard while its records come, and which are left out and why."""
         adds = next((item.adds for item in self.steps if item.name == step), self.source.fields)
+        inputs = "" if step == RAW else self._inputs(step, shard)
         path, recipe = self.path(step, shard), self.recipes[step]
-        return write_shard(path, records, ["id", *adds], recipe, left_out)
+        return write_shard(path, records, ["id", *adds], recipe, left_out, inputs)
 
     def pack(self, shard: int) -> ShardInfo:
         """Writes a shard of the data set; all steps have finished theirs."""
         # A manifest describes all shards or none: it must not stand beside new ones.
         (self.output / MANIFEST).unlink(missing_ok=True)
-        joined = self.join(None, shard, self.fields)
-        return write_shard(self.path(PACK, shard), joined, self.fields, self.recipes[PACK])
+        joined, inputs = self.join(PACK, shard, self.fields), self._inputs(PACK, shard)
+        path, recipe = self.path(PACK, shard), self.recipes[PACK]
+        return write_shard(path, joined, self.fields, recipe, inputs=inputs)
 
     def finish(self) -> Manifest | None:
         """Describes the data set when all its shards are there; returns None before.
@@ -207,7 +247,7 @@ class Pipeline:
 
     def left_out(self, step: str, shard: int) -> Mapping[str, str]:
         """Returns the records that a shard leaves out and why; none if it is not finished."""
-        info = finished_shard(self.path(step, shard), self.recipes[step])
+        info = self._written(step, shard)
         return {} if info is None else info.left_out
 
     def unreadable(self, but: tuple[str, int] | None = None) -> list[str]:
@@ -258,19 +298,15 @@ class Pipeline:
             counts[step] = dict(sorted(reasons.items()))
         return counts
 
-    def join(self, before: str | None, shard: int, fields: Sequence[str]) -> Joined:
+    def join(self, step: str, shard: int, fields: Sequence[str]) -> Joined:
         """Returns what there is of a shard's records before a step.
 
         Args:
-          before: the step; None for after the last.
+          step: its name, or "shards" for after the last.
           shard: number.
           fields: that are wanted.
         """
-        names = [step.name for step in self.steps]
-        earlier = self.steps if before is None else self.steps[: names.index(before)]
-        makers = dict.fromkeys(self.source.fields, RAW)
-        for step in earlier:
-            makers |= dict.fromkeys(step.adds, step.name)
+        makers, earlier = self._makers(step), self._earlier(step)
         wanted: dict[str, list[str]] = {}
         for field in dict.fromkeys(["id", "source", *fields]):
             wanted.setdefault(RAW if field == "id" else makers[field], []).append(field)
@@ -281,46 +317,23 @@ class Pipeline:
         return Joined(self.source.name, ids, shards)
 
 
-class Joined:
-    """Records of one shard, put together from the shards of several steps when asked for.
-
-    Attributes:
-      source: name of the data set.
-      ids: of the records.
-    """
-
-    def __init__(self, source: str, ids: Sequence[str], shards: Sequence[Shard]) -> None:
-        """Remembers where every record is.
-
-        Args:
-          source: name of the data set.
-          ids: of the records, which all shards hold.
-          shards: each with the fields to take from it.
-        """
-        self.source = source
-        self.ids = tuple(ids)
-        self._shards = [
-            (shard, {name: row for row, name in enumerate(shard.info.ids)}) for shard in shards
-        ]
-
-    def record(self, name: str) -> Record:
-        """Returns a record by its id."""
-        record: Record = {}
-        for shard, rows in self._shards:
-            record |= shard[rows[name]]
-        return record
-
-    def __iter__(self) -> Iterator[Record]:
-        """Yields the records in order."""
-        return (self.record(name) for name in self.ids)
+def _flat(recipe: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Returns the settings in a recipe; in that of a whole data set, those of all its steps."""
+    found: dict[str, Any] = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{before}{key} ")
+        elif key != "inputs":
+            found[f"{before}{key}"] = value
+    return found
 
 
 def _changes(old: str, new: str) -> str:
     """Returns which settings of a recipe are others now."""
-    before, now = json.loads(old), json.loads(new)
+    before, now = _flat(json.loads(old)), _flat(json.loads(new))
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key != "inputs"
+        if before.get(key) != now.get(key)
     ]
     return "; ".join(changed) or "what it is made of has changed"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from input_pipeline.prepare.pipeline import PACK, RAW, UNREADABLE, Joined, Pipeline
+from input_pipeline.prepare.joined import Joined
+from input_pipeline.prepare.pipeline import PACK, RAW, UNREADABLE, Pipeline
 from input_pipeline.prepare.step import Dropped, Step
 from input_pipeline.schema import Record, RecordError
 from input_pipeline.shards.shard import ShardInfo

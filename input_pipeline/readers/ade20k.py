@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from input_pipeline.readers.examples import (
-    PHOTO_FIELDS,
-    LabelSet,
-    joined,
-    listed_examples,
-    read_example,
-)
-from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout, Tally, digest
+from input_pipeline.readers.examples import LabelSet, joined
+from input_pipeline.readers.label_maps import LabelMapReader
+from input_pipeline.readers.layout import PHOTO_SUFFIXES, Layout
 from input_pipeline.readers.pictures import ClassNumbers
-from input_pipeline.schema import VOID, Record
+from input_pipeline.schema import VOID
 
 LABELS = LabelSet(
     ClassNumbers({0: VOID, **{n: n - 1 for n in range(1, 151)}}, "0 to 150, where 0 is other"),
@@ -27,7 +22,7 @@ _LAYOUT = """\
   <split> is training or validation"""
 
 
-class Ade20kReader:
+class Ade20kReader(LabelMapReader):
     """A record source: one record for each image with a label map, in the order of file names.
 
     What the data set calls other is void.
@@ -54,28 +49,14 @@ class Ade20kReader:
         class_captions: bool = False,
         name: str | None = None,
     ) -> None:
-        self.name = name or f"ade20k-{split}"
-        self.fields = (*PHOTO_FIELDS, "segmentation")
-        self.palette = LABELS.palette
-        self._class_captions = class_captions
         image_folder = Path(root) / "images" / split
         label_folder = Path(root) / "annotations" / split
-        layout, tally = Layout(self.name, _LAYOUT), Tally()
-        images = joined(image_folder, layout.stems(image_folder, PHOTO_SUFFIXES))
-        labels = joined(label_folder, layout.stems(label_folder, (".png",)))
-        texts = layout.caption_lists(captions) if captions is not None else None
-        layout.check()
-        self._examples = tuple(
-            listed_examples(images, labels, texts, tally, class_captions=class_captions)
-        )
-        layout.check_any(self._examples, tally)
-        self.left_out, self.left_out_examples = tally.counts, tally.examples
-        self.contents = digest((example.id, example.captions) for example in self._examples)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Record:
-        return read_example(
-            self.name, self._examples[index], LABELS, class_captions=self._class_captions
+        layout = Layout(name or f"ade20k-{split}", _LAYOUT)
+        super().__init__(
+            layout,
+            LABELS,
+            joined(image_folder, layout.stems(image_folder, PHOTO_SUFFIXES)),
+            joined(label_folder, layout.stems(label_folder, (".png",))),
+            captions,
+            class_captions=class_captions,
         )

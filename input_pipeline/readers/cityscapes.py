@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from input_pipeline.readers.examples import PHOTO_FIELDS, LabelSet, listed_examples, read_example
-from input_pipeline.readers.layout import Layout, Tally, digest
+from input_pipeline.readers.examples import LabelSet
+from input_pipeline.readers.label_maps import LabelMapReader
+from input_pipeline.readers.layout import Layout
 from input_pipeline.readers.pictures import ClassNumbers
-from input_pipeline.schema import VOID, Record
+from input_pipeline.schema import VOID
 
 # The data set's ids of the classes road, sidewalk, ... bicycle.
 _TRAINED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -33,7 +34,7 @@ _LAYOUT = f"""\
   <split> is train or val; those of test have no labels"""
 
 
-class CityscapesReader:
+class CityscapesReader(LabelMapReader):
     """A record source: one record for each image with a label map, in the order of file names.
 
     All but the 19 classes that models are trained on are void.
@@ -60,28 +61,14 @@ class CityscapesReader:
         class_captions: bool = False,
         name: str | None = None,
     ) -> None:
-        self.name = name or f"cityscapes-{split}"
-        self.fields = (*PHOTO_FIELDS, "segmentation")
-        self.palette = LABELS.palette
-        self._class_captions = class_captions
-        layout, tally = Layout(self.name, _LAYOUT), Tally()
-        images = _files_of_cities(Path(root) / "leftImg8bit" / split, _PHOTO_END, layout)
-        labels = _files_of_cities(Path(root) / "gtFine" / split, _LABELS_END, layout)
-        texts = layout.caption_lists(captions) if captions is not None else None
-        layout.check()
-        self._examples = tuple(
-            listed_examples(images, labels, texts, tally, class_captions=class_captions)
-        )
-        layout.check_any(self._examples, tally)
-        self.left_out, self.left_out_examples = tally.counts, tally.examples
-        self.contents = digest((example.id, example.captions) for example in self._examples)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Record:
-        return read_example(
-            self.name, self._examples[index], LABELS, class_captions=self._class_captions
+        layout = Layout(name or f"cityscapes-{split}", _LAYOUT)
+        super().__init__(
+            layout,
+            LABELS,
+            _files_of_cities(Path(root) / "leftImg8bit" / split, _PHOTO_END, layout),
+            _files_of_cities(Path(root) / "gtFine" / split, _LABELS_END, layout),
+            captions,
+            class_captions=class_captions,
         )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from input_pipeline.palettes import Palette, legend, palette
-from input_pipeline.readers.layout import Tally
 from input_pipeline.readers.pictures import (
     ClassNumbers,
     Photo,
@@ -55,37 +54,6 @@ class LabelSet:
 
     numbers: ClassNumbers
     palette: str
-
-
-def listed_examples(
-    images: Mapping[str, str],
-    labels: Mapping[str, str],
-    captions: Mapping[str, list[str]] | None,
-    tally: Tally,
-    *,
-    class_captions: bool = False,
-) -> list[Example]:
-    """Returns the examples of a data set that is told by its files alone, sorted by id.
-
-    Args:
-      images: paths by id.
-      labels: paths of label maps by id.
-      captions: by id; None if there are none at all.
-      tally: counts what is left out.
-      class_captions: whether an example without captions is kept, as it gets one from its labels.
-    """
-    examples = []
-    for name in sorted(images.keys() | labels.keys()):
-        if name not in images:
-            tally.add("image file missing", name)
-        elif name not in labels:
-            tally.add("label map missing", name)
-        elif captions is not None and not captions.get(name) and not class_captions:
-            tally.add("no caption", name)
-        else:
-            texts = tuple((captions or {}).get(name, ()))
-            examples.append(Example(name, texts, images[name], labels[name]))
-    return examples
 
 
 def read_example(

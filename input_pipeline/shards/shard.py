@@ -45,6 +45,7 @@ class ShardInfo:
       heights: of its records, or none if they have no such field.
       widths: the same.
       left_out: records that are not in it and why, by id.
+      inputs: of what it was made, as `write_shard` was told.
     """
 
     file: str
@@ -56,6 +57,7 @@ class ShardInfo:
     heights: tuple[int, ...]
     widths: tuple[int, ...]
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inputs: str = ""
 
     @property
     def records(self) -> int:
@@ -99,6 +101,7 @@ def write_shard(
     fields: Iterable[str],
     recipe: str = "",
     left_out: Mapping[str, str] | None = None,
+    inputs: str = "",
 ) -> ShardInfo:
     """Writes a shard, whole or not at all, and returns what is known about it.
 
@@ -112,6 +115,7 @@ def write_shard(
         `finished_shard` knows a shard of other settings.
       left_out: records that are left out and why, by id; read after the last record, so that
         whoever yields the records may fill it.
+      inputs: text that tells what the records are made of, such as a hash of other shards.
 
     Raises:
       RecordError: a record has missing, unknown or wrong values, or an id twice; all problems of
@@ -128,8 +132,9 @@ def write_shard(
         # Never may the old one stand beside the new shard.
         info_path(path).unlink(missing_ok=True)
     columns = {key: tuple(row[name] for row in rows if name in row) for key, name in _COLUMNS}
+    left_out = dict(left_out or {})
     info = ShardInfo(
-        path.name, size, sha256, names, recipe, **columns, left_out=dict(left_out or {})
+        path.name, size, sha256, names, recipe, **columns, left_out=left_out, inputs=inputs
     )
     write_file(info_path(path), json.dumps(dataclasses.asdict(info)).encode())
     return info

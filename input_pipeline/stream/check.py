@@ -49,13 +49,16 @@ def check_stream(
         raise ValueError("the stream cannot start: " + "; ".join(problems))
 
 
-def check_shared_memory(config: StreamConfig, rows: int, num_batches: int) -> None:
+def check_shared_memory(
+    config: StreamConfig, helpers: Helpers, rows: int, num_batches: int
+) -> None:
     """Refuses more batches than the memory holds through which workers hand them over.
 
     Without this check a worker would die of a bus error when it writes the one too many.
 
     Args:
       config: of the run.
+      helpers: of the run.
       rows: of a local batch.
       num_batches: that may be there at once.
 
@@ -64,7 +67,7 @@ def check_shared_memory(config: StreamConfig, rows: int, num_batches: int) -> No
     """
     if not _SHARED_MEMORY.is_dir():
         return
-    needed = batch_bytes(config, rows) * num_batches
+    needed = batch_bytes(config, helpers, rows) * num_batches
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if needed > free:
         raise ValueError(
@@ -139,6 +142,12 @@ def _helper_problems(
     problems = []
     if "input_ids" in config.keys and helpers.tokenizer is None:
         problems.append("key 'input_ids' needs Helpers(tokenizer=...)")
+    size = helpers.exemplar_size
+    if "exemplar_images" in config.keys and (size is None or size < 1):
+        problems.append(
+            f"key 'exemplar_images' needs Helpers(exemplar_size=...), which is {size}, expected "
+            "the side of the pictures that CLIP's image tower takes, such as 224"
+        )
     drops_text = config.drop.get("caption", 0) != 0
     if "text_embeddings" in config.keys and drops_text and helpers.empty_text_embedding is None:
         problems.append(

@@ -13,9 +13,11 @@ from input_pipeline.stream.buckets import MULTIPLE
 KEY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "image": ("image",),
     "depth_maps": ("foreground_depth", "background_depth"),
+    "edge_maps": ("image", "mask", "background"),
     "masks": ("mask",),
     # Upstream's rule: the foreground's look is that of the whole source image.
     "exemplar_embeddings": ("image_embedding", "background_embedding"),
+    "exemplar_images": ("image", "background"),
     "input_ids": ("captions",),
     "text_embeddings": ("captions", "text_embeddings"),
     "captions": ("captions",),
@@ -48,8 +50,13 @@ DROPPABLE = (
     "image_embedding",
     "background_embedding",
     *(name for name in VARIABLES if name not in ("foreground_depth", "background_depth", "mask")),
+    "foreground_edges",
+    "background_edges",
 )
-"""What `StreamConfig.drop` may name. The mask is not in it: it says where, not what."""
+"""What `StreamConfig.drop` may name; new names go last, as random numbers go by the order.
+
+The mask is not in it: it says where, not what.
+"""
 
 CNC_DROP: Mapping[str, float] = dict.fromkeys(DROPPABLE[:5], 0.1)
 """Upstream's dropout for training Compose and Conquer."""
@@ -60,7 +67,8 @@ class StreamConfig:
     """What a batch holds and how records become examples.
 
     Attributes:
-      keys: of the batch: those of `KEY_FIELDS` and `VARIABLES`. With variables comes `present`.
+      keys: of the batch: those of `KEY_FIELDS` and `VARIABLES`. With variables comes `present`,
+        with exemplar_images `exemplars_present`.
       batch_size: examples of all processes in one step.
       seed: of the run, from 0 to 2**63 - 1.
       sizes: heights and widths that batches may have; a record goes to the one whose aspect ratio
@@ -72,7 +80,7 @@ class StreamConfig:
       flip: probability of a mirrored example, all its maps included.
       caption: "random", any of a record's captions, or "first".
       drop: probabilities with which a condition is replaced by nothing, each on its own: the text
-        by the empty one, embeddings and maps by zeros. Names are those of `DROPPABLE`.
+        by the empty one, embeddings, exemplars and maps by zeros. Names are those of `DROPPABLE`.
       bad_records: "fail" at the first record that cannot be used, or "skip" it: another record of
         its source takes its place.
       max_bad_records: how many different records a process may skip before it fails.

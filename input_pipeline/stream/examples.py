@@ -15,6 +15,7 @@ import numpy as np
 from input_pipeline.codecs import decode_field
 from input_pipeline.schema import BY_NAME, PICTURE_KINDS, RecordError, RecordSource
 from input_pipeline.stream.config import DROPPABLE, StreamConfig
+from input_pipeline.stream.derived import edges, exemplars
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.plan import Row
 from input_pipeline.stream.transforms import (
@@ -49,7 +50,7 @@ class ExampleReader:
     helpers: Helpers
 
     def read(self, row: Row) -> dict[str, Any]:
-        """Returns the values of an example by field; None for pictures that are not there.
+        """Returns the values of an example by name; None for pictures that are not there.
 
         Args:
           row: of the plan.
@@ -62,6 +63,10 @@ class ExampleReader:
         choices = make_choices(config.seed, row.position)
         dropped = {name for name, chance in config.drop.items() if choices[f"drop {name}"] < chance}
         example = self._pictures(values, row, choices, dropped)
+        if "edge_maps" in config.keys:
+            example |= edges(example, dropped)
+        if "exemplar_images" in config.keys and self.helpers.exemplar_size is not None:
+            example |= exemplars(example, self.helpers.exemplar_size, dropped)
         if "captions" in config.required_fields:
             example |= self._texts(values, choices["caption"], "caption" in dropped)
         for field in ("image_embedding", "background_embedding"):

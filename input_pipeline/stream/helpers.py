@@ -31,12 +31,14 @@ class Helpers:
       palettes: colours of 256 classes by the name of the palette, beside those that
         `input_pipeline.palettes` has; for `segmentation`.
       draw_pose: people and (height, width) -> a picture; for `pose`.
+      exemplar_size: height and width of CLIP's pictures, such as 224; for `exemplar_images`.
     """
 
     tokenizer: Tokenizer | None = None
     empty_text_embedding: Float[np.ndarray, "tokens c"] | None = None
     palettes: Mapping[str, UInt8[np.ndarray, "256 3"]] = dataclasses.field(default_factory=dict)
     draw_pose: DrawPose = pose.draw
+    exemplar_size: int | None = None
 
     def token_ids(self, texts: list[str]) -> Int32[np.ndarray, "texts tokens"]:
         """Returns the token ids of texts.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _LAYERS = {
     "depth_maps": ("foreground_depth", "background_depth"),
+    "edge_maps": ("foreground_edges", "background_edges"),
     "exemplar_embeddings": ("image_embedding", "background_embedding"),
+    "exemplar_images": ("image_exemplar", "background_exemplar"),
 }
 
 
@@ -60,23 +62,27 @@ def pack(
     """
     batch = {key: _value(key, examples, size, helpers, zeros) for key in config.keys}
     if config.variables:
-        there = [
-            [example.get(name) is not None for name in config.variables] for example in examples
-        ]
-        batch["present"] = np.array(there, np.float32)
+        batch["present"] = _present(examples, config.variables)
+    if "exemplar_images" in config.keys:
+        batch["exemplars_present"] = _present(examples, _LAYERS["exemplar_images"])
     return batch
 
 
-def batch_bytes(config: StreamConfig, rows: int) -> int:
+def batch_bytes(config: StreamConfig, helpers: Helpers, rows: int) -> int:
     """Returns about how much memory a batch takes: its pictures, of the largest size.
 
     Args:
       config: of the run.
+      helpers: of the run.
       rows: of the batch.
     """
-    channels = {"image": 3, "depth_maps": 6, "masks": 2, **dict.fromkeys(VARIABLES, 3)}
+    channels = dict.fromkeys(VARIABLES, 3)
+    channels |= {"image": 3, "depth_maps": 6, "edge_maps": 6, "masks": 2}
     pixels = max(height * width for height, width in config.sizes)
-    return 4 * rows * pixels * sum(channels.get(key, 0) for key in config.keys)
+    numbers = pixels * sum(channels.get(key, 0) for key in config.keys)
+    if "exemplar_images" in config.keys:
+        numbers += 6 * (helpers.exemplar_size or 0) ** 2
+    return 4 * rows * numbers
 
 
 def _value(
@@ -93,11 +99,13 @@ def _value(
         return [example["caption"] for example in examples]
     if key == "input_ids":
         return helpers.token_ids([example["caption"] for example in examples])
-    if key == "depth_maps":
-        depth_maps = zeros((count, len(_LAYERS[key]), *size, 3))
+    if key in ("depth_maps", "edge_maps"):
+        maps = zeros((count, len(_LAYERS[key]), *size, 3))
         for layer, field in enumerate(_LAYERS[key]):
-            _write(examples, field, np.asarray(depth_maps)[:, layer], 0)
-        return depth_maps
+            _write(examples, field, np.asarray(maps)[:, layer], 0)
+        return maps
+    if key == "exemplar_images":
+        return _exemplar_images(examples, helpers.exemplar_size or 0, zeros)
     if key == "masks":
         masks = zeros((count, 2, *size))
         layers = np.asarray(masks)
@@ -111,6 +119,25 @@ def _value(
         _write(examples, key, np.asarray(pictures), -1)
         return pictures
     return _stacked(examples, key)
+
+
+def _exemplar_images(
+    examples: Sequence[dict[str, Any]], side: int, zeros: MakeZeros
+) -> Float32[np.ndarray, "b layers side side 3"]:
+    fields = _LAYERS["exemplar_images"]
+    images = zeros((len(examples), len(fields), side, side, 3))
+    for row, example in enumerate(examples):
+        for layer, field in enumerate(fields):
+            if example[field] is not None:
+                np.asarray(images)[row, layer] = example[field]
+    return images
+
+
+def _present(
+    examples: Sequence[dict[str, Any]], fields: Sequence[str]
+) -> Float32[np.ndarray, "b fields"]:
+    there = [[example.get(field) is not None for field in fields] for example in examples]
+    return np.array(there, np.float32)
 
 
 def _write(

@@ -80,7 +80,7 @@ def batches(
     _check_counts(start_step, num_workers, prefetch)
     rows = config.batch_size // process_count
     if num_workers:
-        check_shared_memory(config, rows, num_workers * (prefetch + 2))
+        check_shared_memory(config, helpers, rows, num_workers * (prefetch + 2))
     if num_threads is None:
         num_threads = 1 if num_workers else min(_MAX_THREADS, os.cpu_count() or 1)
     local = _LocalBatches(

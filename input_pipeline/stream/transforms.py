@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _RESAMPLING: Mapping[str, Image.Resampling] = {
     "image": Image.Resampling.BICUBIC,
+    "background": Image.Resampling.BICUBIC,
     "depth": Image.Resampling.BICUBIC,
     "foreground_depth": Image.Resampling.BICUBIC,
     "background_depth": Image.Resampling.BICUBIC,

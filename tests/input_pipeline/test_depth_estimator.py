@@ -11,6 +11,7 @@ from skimage import data
 
 from input_pipeline import depth_estimator
 from input_pipeline.depth_estimator import load_depth_estimator, normalise_depth
+from tests.input_pipeline.tiny_dpt import write_dpt
 
 ASTRONAUT = np.ascontiguousarray(data.astronaut()[::4, ::4])
 COFFEE = np.ascontiguousarray(data.coffee()[::5, ::4])
@@ -18,31 +19,10 @@ COFFEE = np.ascontiguousarray(data.coffee()[::5, ::4])
 
 @pytest.fixture(scope="module")
 def dpt_folder(tmp_path_factory) -> Path:
-    """A DPT of 28,000 random weights, as save_pretrained writes it."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    config = transformers.DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=32,
-        patch_size=8,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-    )
-    model = transformers.DPTForDepthEstimation(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-        # The network ends in a ReLU, which must let the maps of this test through.
-        model.head.head[4].bias.fill_(50)
-    folder = tmp_path_factory.mktemp("dpt")
-    model.save_pretrained(folder)
-    transformers.DPTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    """The folder of a tiny network."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    return write_dpt(tmp_path_factory.mktemp("dpt"))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from input_pipeline.stream import StreamConfig, batches
 from input_pipeline.testing import write_ade20k, write_coco, write_pickapic
 from launch.preparing import prepare
 from tests.input_pipeline.prepare.onnx_file import write_saliency_network
-from tests.launch.tiny_networks import write_dpt, write_inpainting
+from tests.input_pipeline.tiny_dpt import write_dpt
+from tests.launch.tiny_networks import write_inpainting
 
 ROOT = Path(__file__).parents[2]
 CNC_KEYS = ("image", "depth_maps", "masks", "exemplar_embeddings", "captions")

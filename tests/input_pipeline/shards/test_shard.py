@@ -203,8 +203,9 @@ def test_old_shard_stays_until_the_next_is_whole(tmp_path, record_of, small_fiel
 def test_shard_of_another_recipe_or_size_is_to_be_written(tmp_path, record_of, small_fields):
     path = tmp_path / NAME
     assert finished_shard(path) is None
-    write_shard(path, [record_of(0, small_fields)], small_fields, recipe="depth v1")
-    assert finished_shard(path, "depth v1") is not None
+    info = write_shard(path, [record_of(0, small_fields)], small_fields, "depth v1", inputs="of 5")
+    assert finished_shard(path, "depth v1") == info
+    assert info.inputs == "of 5"
     assert finished_shard(path, "depth v2") is None
     path.write_bytes(path.read_bytes()[:-1])
     assert finished_shard(path, "depth v1") is None

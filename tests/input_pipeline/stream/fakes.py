@@ -19,6 +19,7 @@ ALL_FIELDS = (
     "height",
     "width",
     "image",
+    "background",
     "mask",
     "depth",
     "foreground_depth",
@@ -73,7 +74,7 @@ class PatternSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = {
-            name: encode_picture(value, "photo" if name == "image" else _KINDS[name])
+            name: encode_picture(value, _KINDS[name])
             if name in _KINDS
             else json.dumps(value)
             if name == "pose"
@@ -132,6 +133,7 @@ class RefusingSource(PatternSource):
 
 _KINDS: dict[str, Any] = {
     "image": "photo",
+    "background": "photo",
     "mask": "grey",
     "depth": "deep",
     "foreground_depth": "deep",
@@ -157,6 +159,7 @@ def decoded_record(index: int, size: tuple[int, int]) -> dict[str, Any]:
         "height": size[0],
         "width": size[1],
         "image": rgb,
+        "background": 255 - rgb,
         "mask": grey,
         "depth": deep,
         "foreground_depth": deep,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.stream import Helpers, StreamConfig, batches, plan_of
+from input_pipeline.stream.pack import batch_bytes
 from tests.input_pipeline.stream.fakes import PALETTES, PatternSource, tokenize
 
 GOOD: dict[str, Any] = {"keys": ("image",), "batch_size": 6, "sizes": ((64, 64),)}
@@ -48,6 +49,10 @@ SETTINGS = {
     "latents cut": ({"keys": ("latent_mean",), "crop": "random"}, "neither cut nor mirrored"),
     "latents mirrored": ({"keys": ("latent_logvar",), "flip": 0.5}, "neither cut nor mirrored"),
     "tokenizer": ({"keys": ("input_ids",)}, "Helpers(tokenizer=...)"),
+    "size of exemplars": (
+        {"keys": ("exemplar_images",)},
+        "key 'exemplar_images' needs Helpers(exemplar_size=...), which is None, expected",
+    ),
     "palette": ({"keys": ("segmentation",)}, "unknown colours (there is no palette 'two'"),
     "empty text": (
         {"keys": ("text_embeddings",), "drop": {"caption": 0.1}},
@@ -79,6 +84,12 @@ def test_runs_that_do_not_fit_are_refused(run: dict[str, Any], problem: str) -> 
 def test_sources_that_do_not_fit_are_refused() -> None:
     assert "sources is empty" in refusal(())
     assert "source 'none' has no records" in refusal((PatternSource("none", 0),))
+    assert "exemplar_size=...), which is 0, expected" in refusal(
+        keys=("exemplar_images",), helpers=Helpers(exemplar_size=0)
+    )
+    bare = PatternSource("bare", fields=("id", "image"))
+    message = refusal((bare,), keys=("edge_maps", "exemplar_images"))
+    assert "'bare' lacks the fields mask, background, which the keys edge_maps, exempl" in message
     captions = PatternSource("text", fields=("id", "captions"))
     message = refusal((PatternSource(), captions), keys=("image", "masks"))
     assert "source 'text' lacks the fields image, mask, which the keys image, masks" in message
@@ -136,6 +147,13 @@ def test_batches_that_shared_memory_cannot_hold_are_refused(
     with pytest.raises(ValueError, match=r"64 MiB free, and 4 batches of 32 examples need about"):
         batches([PatternSource()], config, num_workers=1)
     batches([PatternSource()], config).close()
+
+
+@pytest.mark.parametrize("key", ["edge_maps", "exemplar_images"])
+def test_all_pictures_count_as_memory(key: str) -> None:
+    helpers = Helpers(exemplar_size=128)
+    config = StreamConfig((key,), 4, sizes=((128, 128),))
+    assert batch_bytes(config, helpers, 4) == 4 * 4 * 2 * 128 * 128 * 3
 
 
 def test_good_settings_are_not_refused() -> None:

@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from input_pipeline.edges import canny_edges
+from input_pipeline.images import clip_pixels
+from input_pipeline.scenes import Scenes
+from input_pipeline.schema import RecordSource
 from input_pipeline.stream import Helpers, StreamConfig, batches
 from input_pipeline.stream.config import KEY_FIELDS, VARIABLES
 from tests.input_pipeline.stream.fakes import (
@@ -21,12 +25,16 @@ HELPERS = Helpers(
     palettes=PALETTES,
     draw_pose=draw_pose,
     empty_text_embedding=np.full((7, 8), 9, np.float32),
+    exemplar_size=28,
 )
 SHAPES = {
     "image": (3, 64, 64, 3),
     "depth_maps": (3, 2, 64, 64, 3),
+    "edge_maps": (3, 2, 64, 64, 3),
     "masks": (3, 2, 64, 64),
     "exemplar_embeddings": (3, 2, 8),
+    "exemplar_images": (3, 2, 28, 28, 3),
+    "exemplars_present": (3, 2),
     "input_ids": (3, 77),
     "text_embeddings": (3, 7, 8),
     "latent_mean": (3, 8, 8, 4),
@@ -36,7 +44,31 @@ SHAPES = {
 }
 
 
-def first_batch(*sources: DecodedSource, **settings: Any) -> dict[str, Any]:
+class Painted(DecodedSource):
+    """Records whose image, mask and background have nothing in common, at another size."""
+
+    def arrays(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng(index)
+        image, background = rng.integers(0, 256, (2, 5, 6, 3)).repeat(20, 1).repeat(20, 2)
+        mask = np.zeros((100, 120), np.uint8)
+        mask[30:70, 20:75] = 255
+        pictures = {"image": image.astype(np.uint8), "background": background.astype(np.uint8)}
+        return super().arrays(index) | pictures | {"mask": mask, "height": 100, "width": 120}
+
+
+class Swapped(Painted):
+    """The same records with image and background exchanged, to see how the background is cut."""
+
+    def arrays(self, index: int) -> dict[str, Any]:
+        record = super().arrays(index)
+        return record | {"image": record["background"], "background": record["image"]}
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    return np.rint((image + 1) * 127.5).astype(np.uint8)
+
+
+def first_batch(*sources: RecordSource, **settings: Any) -> dict[str, Any]:
     arguments = {"batch_size": 3, "sizes": ((64, 64),), "shuffle": False} | settings
     with batches(
         sources or (DecodedSource(),),
@@ -83,6 +115,72 @@ def test_values_are_those_of_the_records(batch: dict[str, Any]) -> None:
         assert batch["names"][row] == f"pattern/r{row}"
         assert np.array_equal(batch["input_ids"][row], tokenize([f"{row}: first"])[0])
     assert (batch["present"] == 1).all()
+    assert (batch["exemplars_present"] == 1).all()
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_edges_are_those_of_the_pictures_that_the_view_shows(flip: float) -> None:
+    keys, settings = ("image", "masks", "edge_maps"), {"crop": "random", "flip": flip, "seed": 1}
+    batch = first_batch(Painted(), keys=keys, **settings)
+    assert set(np.unique(batch["edge_maps"])) == {0, 1}
+    for row in range(3):
+        image, mask = as_bytes(batch["image"][row]), batch["masks"][row, 0, ..., None] > 0
+        foreground, background = batch["edge_maps"][row]
+        assert np.array_equal(foreground, canny_edges(np.where(mask, image, np.uint8(0))))
+        # Not even the outline touches what is far from the mask.
+        assert foreground.any()
+        assert not foreground[:5].any()
+        assert not np.array_equal(foreground, background)
+    # The background is cut as the image is.
+    swapped = first_batch(Swapped(), keys=keys, **settings)
+    for row in range(3):
+        edges = canny_edges(as_bytes(swapped["image"][row]))
+        assert np.array_equal(batch["edge_maps"][row, 1], edges)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_exemplars_are_for_clip_what_the_view_shows(flip: float) -> None:
+    keys, settings = ("image", "exemplar_images"), {"crop": "random", "flip": flip, "seed": 1}
+    sizes = ((64, 128),)
+    batch = first_batch(Painted(), keys=keys, sizes=sizes, **settings)
+    swapped = first_batch(Swapped(), keys=keys, sizes=sizes, **settings)
+    for row in range(3):
+        for layer, shown in enumerate((batch, swapped)):
+            expected = clip_pixels(as_bytes(shown["image"][row]), 28)
+            assert np.array_equal(batch["exemplar_images"][row, layer], expected)
+    assert (batch["exemplars_present"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("edge_maps", ("foreground_edges", "background_edges")),
+        ("exemplar_images", ("image_embedding", "background_embedding")),
+    ],
+)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_of_edges_or_exemplars_can_be_dropped(
+    key: str, names: tuple[str, str], layer: int
+) -> None:
+    keys = ("edge_maps", "exemplar_images")
+    batch = first_batch(Painted(), keys=keys, drop={names[layer]: 1})
+    for other in keys:
+        expected = [other != key or number != layer for number in (0, 1)]
+        assert batch[other].any(axis=(2, 3, 4)).tolist() == [expected] * 3
+        if other == "exemplar_images":
+            assert batch["exemplars_present"].tolist() == [expected] * 3
+
+
+def test_scenes_have_edges_and_exemplars() -> None:
+    fields = ("image", "mask", "background")
+    keys = ("image", "masks", "edge_maps", "exemplar_images")
+    batch = first_batch(Scenes(size=(64, 64), fields=fields), keys=keys)
+    for row in range(3):
+        image = as_bytes(batch["image"][row])
+        foreground = image * (batch["masks"][row, 0, ..., None] > 0)
+        assert np.array_equal(batch["edge_maps"][row, 0], canny_edges(foreground))
+        assert np.array_equal(batch["exemplar_images"][row, 0], clip_pixels(image, 28))
+    assert batch["edge_maps"].any(axis=(2, 3, 4)).all()
 
 
 def test_dropped_conditions_are_zeros_and_empty_text() -> None:

@@ -25,13 +25,15 @@ from tests.input_pipeline.stream.fakes import (
     tokenize,
 )
 
-HELPERS = Helpers(tokenizer=tokenize, palettes=PALETTES, draw_pose=draw_pose)
+HELPERS = Helpers(tokenizer=tokenize, palettes=PALETTES, draw_pose=draw_pose, exemplar_size=28)
 CONFIG = StreamConfig(
     keys=(
         "image",
         "depth_maps",
+        "edge_maps",
         "masks",
         "exemplar_embeddings",
+        "exemplar_images",
         "input_ids",
         "captions",
         "segmentation",
@@ -44,7 +46,7 @@ CONFIG = StreamConfig(
     weights=(2, 1),
     crop="random",
     flip=0.5,
-    drop={**CNC_DROP, "normal": 0.2},
+    drop={**CNC_DROP, "normal": 0.2, "background_edges": 0.3},
     bad_records="skip",
 )
 STEPS = 8
@@ -103,6 +105,9 @@ def test_the_run_is_worth_comparing(expected: Any) -> None:
     assert len(set(images)) > 0.9 * len(images)
     assert bad_records.keys() == {("a", 2), ("a", 5)}
     assert "" in {caption for batch in found for caption in batch["captions"]}
+    for key in ("edge_maps", "exemplar_images"):
+        there = np.concatenate([batch[key].any(axis=(2, 3, 4)) for batch in found])
+        assert set(there[:, 1]) == {True, False}, key
 
 
 @pytest.mark.parametrize("process_count", [2, 4])
