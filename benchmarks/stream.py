@@ -36,8 +36,7 @@ from input_pipeline.stream import CNC_DROP, Helpers, StreamConfig, batches
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from input_pipeline.schema import Record
-    from input_pipeline.stream import Source
+    from input_pipeline.schema import Record, RecordSource
 
 _CONDITIONS = ("depth_maps", "masks", "exemplar_embeddings", "input_ids")
 _LATENTS = ("latent_mean", "latent_logvar", "exemplar_embeddings", "input_ids")
@@ -126,7 +125,7 @@ def write_records(folder: Path) -> None:
     write_manifest(folder, [info])
 
 
-def source_of(case: str, folder: Path) -> tuple[Source, StreamConfig]:
+def source_of(case: str, folder: Path) -> tuple[RecordSource, StreamConfig]:
     """Returns the records and settings of a case.
 
     Args:
@@ -140,7 +139,7 @@ def source_of(case: str, folder: Path) -> tuple[Source, StreamConfig]:
     return ShardedRecords(folder, needed), config
 
 
-def measure(source: Source, config: StreamConfig) -> dict[str, Any]:
+def measure(source: RecordSource, config: StreamConfig) -> dict[str, Any]:
     """Returns the figures of a case."""
     workers = _WORKERS.value
     options: dict[str, Any] = {"num_workers": workers} if workers else {"prefetch": 0}
@@ -158,7 +157,7 @@ def measure(source: Source, config: StreamConfig) -> dict[str, Any]:
     return figures | {"per_core_s": round(count / spent, 1)}
 
 
-def breakdown(source: Source, config: StreamConfig) -> list[dict[str, Any]]:
+def breakdown(source: RecordSource, config: StreamConfig) -> list[dict[str, Any]]:
     """Returns the functions in which one thread spends most time, without what they call."""
     profile = cProfile.Profile()
     with batches([source], config, helpers=Helpers(tokenize), num_threads=1, prefetch=0) as stream:

@@ -19,6 +19,7 @@ from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
 from sd_jax.typing import flat_params, nested_params
+from sd_jax.unet import UNetConfig
 
 _STEM = "feature_extractor/layers_"
 # Uni-ControlNet stacks seven conditions of 3 channels; these are its depth.
@@ -64,6 +65,7 @@ def init_local(
         unet=model.config.unet,
         num_layers=num_layers,
         condition_channels=condition_channels,
+        inject_channels=_inject_channels(model.config.unet),
     )
     return _with_local_fuser(model, config, flat_params(model.params["unet"]), {}, seed)
 
@@ -164,6 +166,15 @@ def integrate(local: Model, global_: Model) -> Operation:
     params = {**global_.params, **local.params}
     copied = tuple(f"global_fuser/{path}" for path in flat_params(global_.params["global_fuser"]))
     return Operation(Model(params, CnCConfig(**configs)), copied, ())
+
+
+def _inject_channels(unet: UNetConfig) -> tuple[int, ...]:
+    """Returns the widths of the injected features: the released model's, in proportion."""
+    released, of_unet = LocalFuserConfig().inject_channels, UNetConfig().block_out_channels
+    ratio = unet.block_out_channels[0] / of_unet[0]
+    widths = [max(8, round(width * ratio / 8) * 8) for width in released]
+    widths += [widths[-1]] * (unet.num_levels - len(widths))
+    return tuple(widths[: unet.num_levels])
 
 
 def _with_local_fuser(

@@ -47,6 +47,35 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
     )
 
 
+def smallest_config() -> CnCConfig:
+    """Returns the smallest sizes with everything in it, which compile in seconds."""
+    width = 16
+    unet = UNetConfig(
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        attention_levels=(True, False),
+        num_heads=2,
+        cross_attention_dim=width,
+        norm_num_groups=8,
+    )
+    tower: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_layers": 1,
+        "num_heads": 1,
+    }
+    return CnCConfig(
+        unet=unet,
+        vae=VAEConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
+        text_encoder=CLIPTextConfig(**tower),
+        image_encoder=CLIPVisionConfig(image_size=28, projection_dim=width, **tower),
+        local_fuser=LocalFuserConfig(
+            unet=unet, stem_channels=(8, 8, 8, 8), inject_channels=(8, 12)
+        ),
+        global_fuser=GlobalFuserConfig(embedding_dim=width),
+    )
+
+
 def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -> Model:
     """Returns a model of random weights, in which no layer is zero.
 

@@ -62,12 +62,21 @@ def _help(settings: str | None) -> str:
     return "\n\n".join(parts)
 
 
+_MEMORY = (
+    "use a smaller --config.batch_size, --config.decode_slice=1, a smaller size, or "
+    "--config.dtype=bfloat16"
+)
+
+
 @contextlib.contextmanager
-def command() -> Iterator[None]:
+def command(out_of_memory: str = _MEMORY) -> Iterator[None]:
     """Keeps compiled programs between runs, and turns the user's errors into one message.
 
     A ValueError, a file that cannot be written and running out of memory are the user's to mend:
     they end the command with their message and exit status 2. `--verbosity=1` adds the traceback.
+
+    Args:
+      out_of_memory: what to do about a device without memory.
     """
     if _CACHE not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -88,11 +97,7 @@ def command() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _fail(
-            "the device is out of memory; use a smaller --config.batch_size, "
-            "--config.decode_slice=1, a smaller size, or --config.dtype=bfloat16\n"
-            f"({str(error).splitlines()[0]})"
-        )
+        _fail(f"the device is out of memory; {out_of_memory}\n({str(error).splitlines()[0]})")
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:

@@ -1,7 +1,9 @@
-"""A converted directory -> PyTorch's layouts.
+"""A converted directory or a training run -> PyTorch's layouts.
 
 python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.safetensors
 python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
+python -m launch.export --checkpoint=runs/local --layout=ldm --output=local.safetensors
+python -m launch.export --checkpoint=runs/local/checkpoints/20000 --layout=ldm --output=local.ckpt
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ from absl import flags
 
 from launch.command import command, run
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted directory.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Converted directory, folder of a run (its newest checkpoint), or RUN/checkpoints/STEP.",
+    required=True,
+)
 _LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.", required=True)
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -33,14 +40,14 @@ def main() -> None:
             untold_by_shapes,
             weights_of_converted,
         )
-        from sd_jax.convert.store import is_converted, open_converted
+        from sd_jax.training.trained import is_directory, open_directory
 
-        if not is_converted(_CHECKPOINT.value):
+        if not is_directory(_CHECKPOINT.value):
             raise ValueError(
-                f"{_CHECKPOINT.value}: no converted directory; make one with "
+                f"{_CHECKPOINT.value}: no converted directory and no training run; make one with "
                 f"launch.convert --source={_CHECKPOINT.value}"
             )
-        weights = weights_of_converted(open_converted(_CHECKPOINT.value, COMPONENTS))
+        weights = weights_of_converted(open_directory(_CHECKPOINT.value, COMPONENTS))
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
         write(weights, COMPONENTS, _OUTPUT.value, overwrite=_OVERWRITE.value)
         if _LAYOUT.value == "ldm" and not _OUTPUT.value.endswith(".safetensors"):

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from sd_jax.convert.component import COMPONENTS, Component
 from sd_jax.convert.load import disagreements, plan_loading, read_component
 from sd_jax.convert.source import CheckpointError, Source, open_source
-from sd_jax.convert.store import Converted, is_converted, open_converted
+from sd_jax.convert.store import Converted
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.schedule import ScheduleConfig
+from sd_jax.training.trained import is_directory, open_directory
 from sd_jax.typing import Params
 
 
@@ -70,7 +71,7 @@ def open_checkpoints(
     """
     opened, errors = [], []
     for path in paths:
-        open_one = _open_converted if is_converted(path) else _open_source
+        open_one = _open_converted if is_directory(path) else _open_source
         try:
             opened.append(open_one(path, components, num_heads, use_ema))
         except ValueError as error:
@@ -134,7 +135,7 @@ def _open_converted(
             f"{path}: is converted already, with its heads and weights chosen; pass num_heads and "
             "use_ema when converting"
         )
-    converted = open_converted(path, components)
+    converted = open_directory(path, components)
     readers = {
         item.name: functools.partial(_read_converted, converted, item)
         for item in components

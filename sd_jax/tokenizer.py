@@ -100,6 +100,7 @@ class Tokenizer:
         *,
         long_prompts: Literal["cut", "chunks"] = "cut",
         num_chunks: int | None = None,
+        warn: bool = True,
     ) -> Int[np.ndarray, "batch length"]:
         """Returns int32 ids, one row per prompt.
 
@@ -110,11 +111,13 @@ class Tokenizer:
             as long as the most chunks in the batch need.
           num_chunks: 1 or more, the least number of chunks, with which prompt and negative prompt
             are made equally long. For "chunks" only.
+          warn: whether to tell what "cut" drops; of training captions nobody wants to read it.
         """
         _check_call(prompts, long_prompts, num_chunks)
         encodings = [self._backend.encode(prompt, add_special_tokens=False) for prompt in prompts]
         if long_prompts == "cut":
-            self._warn_of_cuts(prompts, encodings)
+            if warn:
+                self._warn_of_cuts(prompts, encodings)
             rows = [[encoding.ids[: self._room]] for encoding in encodings]
         else:
             rows = [_split(encoding.ids, encoding.word_ids, self._room) for encoding in encodings]

@@ -13,9 +13,8 @@ Moments of small arrays stay float32.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -59,52 +58,48 @@ def scale_by_adam8bit(
       min_size: elements below which moments stay float32.
     """
 
-    def init(params: Params) -> Adam8bitState:
-        sizes = {path: leaf.shape for path, leaf in flat_params(params).items()}
-        blocks = {path: count_blocks(shape, min_size) for path, shape in sizes.items()}
-        return Adam8bitState(
-            jnp.zeros((), jnp.int32),
-            *(
-                nested_params(
-                    {
-                        path: jnp.full(shape, table.zero, jnp.uint8)
-                        if blocks[path]
-                        else jnp.zeros(shape, jnp.float32)
-                        for path, shape in sizes.items()
-                    }
-                )
-                for table in (signed_table(), unsigned_table())
-            ),
-            *(
-                nested_params(
-                    {
-                        path: jnp.zeros((*shape[:-1], blocks[path]), jnp.float32)
-                        for path, shape in sizes.items()
-                        if blocks[path]
-                    }
-                )
-                for _ in range(2)
-            ),
-        )
+    def init(params: Any) -> Adam8bitState:
+        shapes = {path: leaf.shape for path, leaf in flat_params(params).items()}
+        blocks = {path: count_blocks(shape, min_size) for path, shape in shapes.items()}
 
-    def update(
-        updates: Params, state: Adam8bitState, params: Params | None = None
-    ) -> tuple[Params, Adam8bitState]:
+        def zero(table: CodeTable) -> Params:
+            return nested_params(
+                {
+                    path: jnp.full(shape, table.zero, jnp.uint8)
+                    if blocks[path]
+                    else jnp.zeros(shape, jnp.float32)
+                    for path, shape in shapes.items()
+                }
+            )
+
+        def no_scales() -> Params:
+            return nested_params(
+                {
+                    path: jnp.zeros((*shape[:-1], blocks[path]), jnp.float32)
+                    for path, shape in shapes.items()
+                    if blocks[path]
+                }
+            )
+
+        moments = zero(signed_table()), zero(unsigned_table())
+        return Adam8bitState(jnp.zeros((), jnp.int32), *moments, no_scales(), no_scales())
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        count = optax.safe_increment(state.count)
-        correct1, correct2 = (1.0 - decay ** count.astype(jnp.float32) for decay in (b1, b2))
-        old_scales = [flat_params(tree) for tree in (state.mu_scales, state.nu_scales)]
-        old_mu, old_nu = flat_params(state.mu), flat_params(state.nu)
-        scaled, mu_codes, nu_codes, mu_scales, nu_scales = ({} for _ in range(5))
+        count = jnp.asarray(optax.safe_increment(state.count))
+        correct1, correct2 = (1.0 - decay ** jnp.float32(count) for decay in (b1, b2))
+        mu_scales, nu_scales = flat_params(state.mu_scales), flat_params(state.nu_scales)
+        mu_codes, nu_codes = flat_params(state.mu), flat_params(state.nu)
+        scaled = {}
         for path, gradient in flat_params(updates).items():
             # In float32 throughout: only what is kept until the next update is rounded.
-            mu = dequantize(old_mu[path], old_scales[0].get(path), signed_table())
-            nu = dequantize(old_nu[path], old_scales[1].get(path), unsigned_table())
+            mu = dequantize(mu_codes[path], mu_scales.get(path), signed_table())
+            nu = dequantize(nu_codes[path], nu_scales.get(path), unsigned_table())
             mu = b1 * mu + (1.0 - b1) * gradient
             nu = b2 * nu + (1.0 - b2) * jnp.square(gradient)
             scaled[path] = (mu / correct1) / (jnp.sqrt(nu / correct2) + eps)
-            if path in old_scales[0]:
-                blocks = old_scales[0][path].shape[-1]
+            if path in mu_scales:
+                blocks = mu_scales[path].shape[-1]
                 mu, mu_scales[path] = quantize(mu, blocks, signed_table())
                 nu, nu_scales[path] = quantize(nu, blocks, unsigned_table())
             mu_codes[path], nu_codes[path] = mu, nu
@@ -225,5 +220,3 @@ def _codes(ratios: Array, limits: np.ndarray) -> Array:
     for bit in (128, 64, 32, 16, 8, 4, 2, 1):
         codes += bit * (ratios >= table[codes + (bit - 1)])
     return codes.astype(jnp.uint8)
-
-

@@ -102,13 +102,13 @@ class OptimizerConfig:
         ]
 
 
-def learning_rate(config: OptimizerConfig) -> Callable[[Array | int], Array]:
+def learning_rate(config: OptimizerConfig) -> Callable[[Any], Array]:
     """Returns the function of an update's number, counted from 0, to its learning rate."""
     peak, final = config.learning_rate, config.learning_rate * config.final_fraction
     # At least one, as a constant rate knows no end.
     decay_steps = max(config.num_steps - config.warmup_steps, 1)
 
-    def rate(count: Array | int) -> Array:
+    def rate(count: Any) -> Array:
         number = jnp.asarray(count, jnp.float32)
         progress = jnp.clip((number - config.warmup_steps) / decay_steps, 0.0, 1.0)
         if config.schedule == "cosine":
@@ -143,7 +143,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(learning_rate(config)),
     )
 
-    def init(params: Params) -> Any:
+    def init(params: Any) -> Any:
         _check_patterns(config, params)
         return chain.init(params)
 
@@ -162,7 +162,7 @@ def _scale(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
 
 
-def _decayed(no_decay: Sequence[str]) -> Callable[[Params], Params]:
+def _decayed(no_decay: Sequence[str]) -> Callable[[Any], Any]:
     return lambda params: _by_path(params, lambda path: not _matches(no_decay, path))
 
 
@@ -170,7 +170,7 @@ def _scale_by_path(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTr
     def factor(path: str) -> float:
         return next((size for pattern, size in multipliers if re.fullmatch(pattern, path)), 1.0)
 
-    def scaled(updates: Params, params: Params | None) -> Params:
+    def scaled(updates: Any, params: Any) -> Any:
         del params
         return jax.tree.map(jnp.multiply, updates, _by_path(updates, factor))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,16 +13,31 @@ from jax.sharding import Mesh
 from sd_jax.training.mesh import batch_sharding, replicated
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function for arguments of one shape.
+
+    Attributes:
+      compiled: for the devices.
+      seconds: that tracing and compiling took.
+    """
+
+    compiled: Any
+    seconds: float
+
+
 class Programs:
     """A function compiled ahead of time for each shape of its batch, so that nothing else compiles.
 
+    Batches are the arguments that are mappings without a sharding of their own; what else has none
+    is on all devices.
+
     Args:
-      function: (state, frozen, batch, key) -> outputs, or the same with more arguments.
-      shardings: of all arguments but the batch's: {position: tree of shardings}.
+      function: of arrays and trees of them.
+      shardings: of arguments, by position.
       out_shardings: of the outputs.
       mesh: of the run.
       donate: positions of the arguments that are given up.
-      report: called with each compiled program and the seconds that it took.
     """
 
     def __init__(
@@ -32,45 +48,42 @@ class Programs:
         mesh: Mesh,
         *,
         donate: Sequence[int] = (),
-        report: Callable[[Any, float], object] = lambda compiled, seconds: None,
     ) -> None:
         self._function, self._shardings, self._out = function, shardings, out_shardings
         self._rows, self._whole = batch_sharding(mesh), replicated(mesh)
-        self._donate, self._report = tuple(donate), report
-        self._compiled: dict[Any, Any] = {}
+        self._donate = tuple(donate)
+        self._programs: dict[Any, Program] = {}
 
-    def lower(self, *arguments: Any) -> Any:
-        """Returns the lowered program of arguments, or of their shapes."""
-        in_shardings = []
-        for position, argument in enumerate(arguments):
-            if position in self._shardings:
-                in_shardings.append(self._shardings[position])
-            elif isinstance(argument, Mapping):
-                in_shardings.append(dict.fromkeys(argument, self._rows))
-            else:
-                in_shardings.append(self._whole)
-        jitted = jax.jit(
-            self._function,
-            in_shardings=tuple(in_shardings),
-            out_shardings=self._out,
-            donate_argnums=self._donate,
-        )
-        return jitted.lower(*arguments)
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns the function's outputs."""
+        return self.program(*arguments).compiled(*arguments)
 
-    def compile(self, *arguments: Any) -> Any:
-        """Returns the compiled program of arguments, or of their shapes; compiles it once."""
+    def program(self, *arguments: Any) -> Program:
+        """Returns the program for arguments, or for their shapes; compiles it once."""
         shape = tuple(
             (leaf.shape, str(leaf.dtype))
             for position, argument in enumerate(arguments)
             if position not in self._shardings
             for leaf in jax.tree.leaves(argument)
         )
-        if shape not in self._compiled:
+        if shape not in self._programs:
             started = time.perf_counter()
-            self._compiled[shape] = self.lower(*arguments).compile()
-            self._report(self._compiled[shape], time.perf_counter() - started)
-        return self._compiled[shape]
+            compiled = self.trace(*arguments).lower().compile()
+            self._programs[shape] = Program(compiled, time.perf_counter() - started)
+        return self._programs[shape]
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Returns the function's outputs."""
-        return self.compile(*arguments)(*arguments)
+    def trace(self, *arguments: Any) -> Any:
+        """Returns the traced program of arguments, or of their shapes."""
+        jitted = jax.jit(
+            self._function,
+            in_shardings=tuple(map(self._sharding, range(len(arguments)), arguments)),
+            out_shardings=self._out,
+            donate_argnums=self._donate,
+        )
+        return jitted.trace(*arguments)
+
+    def _sharding(self, position: int, argument: Any) -> Any:
+        if position in self._shardings:
+            return self._shardings[position]
+        is_batch = isinstance(argument, Mapping)
+        return dict.fromkeys(argument, self._rows) if is_batch else self._whole

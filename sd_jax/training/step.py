@@ -43,7 +43,7 @@ class StepFn(Protocol):
     """A training step; see `make_train_step`."""
 
     def __call__(
-        self, state: TrainState, frozen: Params, batch: Batch, key: KeyArray
+        self, state: TrainState, frozen: Params, batch: Batch, key: KeyArray, /
     ) -> tuple[TrainState, Metrics]:
         """Returns the state after the step and its metrics."""
         ...

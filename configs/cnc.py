@@ -1,0 +1,87 @@
+r"""Training of Compose and Conquer: `launch.train`.
+
+    python -m launch.train --config=configs/cnc.py:stage=local --workdir=runs/local \
+        --config.init=uni.ckpt --config.data=shards/coco,shards/pickapic
+
+    stage    trains                starts from (init)                  epochs
+    local    the local fuser       Uni-ControlNet, or Stable Diffusion   28
+    global   the global fuser      Stable Diffusion                      24
+    joint    both                  the workdirs of the two                9
+    base     the UNet on text      Stable Diffusion
+
+The same command on the same workdir goes on where the last one stopped. Scales:
+
+    paper       batch 32, 512x512, AdamW 1e-5, float32 as published
+    single_gpu  the same steps on one 24 GB card: bfloat16, microbatches, 8-bit moments
+    scenes      a tiny model on the procedural world, minutes on a CPU
+
+`condition=canny` trains the local fuser on edges instead of depth. docs/training.md has hours and
+memory for each stage and card.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import training
+from configs.common import parse_arg, unknown_name
+
+BASE = "configs.training"
+"""Where the settings stand that all training runs share, for --help."""
+
+STAGES = {"local": 28.0, "global": 24.0, "joint": 9.0, "base": 1.0}
+"""Epochs of the paper (arXiv:2401.09048, section 4.1), by stage."""
+
+SCALES = {
+    "paper": {},
+    "single_gpu": {
+        "accumulation": 8,
+        "dtype": "bfloat16",
+        "frozen_dtype": "bfloat16",
+        "remat": "layers",
+        "optimizer": "adamw8bit",
+        "latents": "cached",
+        "text": "cached",
+    },
+    "scenes": {
+        "data": "scenes",
+        "sizes": "64x64",
+        "exemplars": "encode",
+        "global_batch_size": 32,
+        "num_epochs": 0.0,
+        "num_steps": 2000,
+        "learning_rate": 1e-3,
+        "warmup_steps": 50,
+        "max_grad_norm": 1.0,
+        "log_every": 20,
+        "eval_every": 500,
+        "sample_every": 500,
+        "save_every": 500,
+        "guidance_scale": 3.0,
+    },
+}
+CONDITIONS = ("depth", "canny")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the config; `arg` is `stage=`, `scale=` and `condition=`."""
+    args = parse_arg(arg, stage="local", scale="paper", condition="depth")
+    for name, known in (("stage", STAGES), ("scale", SCALES), ("condition", CONDITIONS)):
+        if args[name] not in known:
+            raise ValueError(unknown_name(name, args[name], known))
+    config = training.get_config()
+
+    # What is trained.
+    config.system = "cnc"  # which paper's
+    config.stage = args["stage"]  # set by :stage=
+    config.scale = args["scale"]  # set by :scale=
+    config.local_condition = args["condition"]  # set by :condition=
+    config.num_layers = 2  # of a new fuser
+    config.depth_streams = "uni"  # start of the depth stems from Uni-ControlNet, or fresh
+    config.exemplars = "cached"  # CLIP embeddings from the shards, or encode: from the images
+    config.dropout = True  # inside the global fuser
+    config.encoder_gradient = True  # False cuts it off at the UNet's encoder, as upstream does
+
+    config.num_epochs = STAGES[config.stage]
+    config.update(SCALES[config.scale])
+    return config.lock()

@@ -1,0 +1,206 @@
+"""The data of a run: sources, the stream of training batches, and a fixed evaluation set."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from input_pipeline.scenes import Scenes
+from input_pipeline.schema import RecordSource
+from input_pipeline.shards import ShardedRecords
+from input_pipeline.stream import Helpers, Stream, StreamConfig, batches, plan_of
+from launch.train_request import SCENES, TrainError, TrainRequest
+from sd_jax.training.mesh import global_batch, process_share
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNeeds:
+    """What a run's loss wants to find in a batch.
+
+    Attributes:
+      keys: of the batch.
+      conditions: names of conditions that training drops (`StreamConfig.drop`), beside captions.
+      helpers: tokenizer and sizes that the keys need.
+    """
+
+    keys: tuple[str, ...]
+    conditions: tuple[str, ...]
+    helpers: Helpers
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """Opened data of a run.
+
+    Attributes:
+      request: of the run.
+      needs: of its loss.
+      sources: for training.
+      eval_sources: held out, or the same.
+      config: of the training stream.
+      steps_per_epoch: of the training stream.
+      fingerprint: of its order.
+    """
+
+    request: TrainRequest
+    needs: BatchNeeds
+    sources: Sequence[RecordSource]
+    eval_sources: Sequence[RecordSource]
+    config: StreamConfig
+    steps_per_epoch: int
+    fingerprint: str
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        config = self.request.config
+        return config.num_steps or max(1, math.ceil(config.num_epochs * self.steps_per_epoch))
+
+    def stream(self, mesh: Mesh, start_step: int) -> Stream:
+        """Returns this process's training batches from a step on.
+
+        Args:
+          mesh: of the run.
+          start_step: first step.
+        """
+        index, count = process_share(mesh, self.config.batch_size)
+        return batches(
+            self.sources,
+            self.config,
+            helpers=self.needs.helpers,
+            start_step=start_step,
+            process_index=index,
+            process_count=count,
+            num_workers=self.request.config.workers,
+        )
+
+    def eval_batches(self, mesh: Mesh, num_examples: int) -> list[dict[str, jax.Array]]:
+        """Returns the fixed evaluation set on the devices, in batches of the training's size.
+
+        Nothing is dropped, cut at random or mirrored; the number of examples is rounded up to
+        whole batches, or to one smaller batch that the mesh divides.
+
+        Args:
+          mesh: of the run.
+          num_examples: wanted.
+        """
+        rows = self.config.batch_size
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        size = min(rows, math.ceil(num_examples / shards) * shards)
+        config = self._fixed(size)
+        index, count = process_share(mesh, size)
+        stream = batches(
+            self.eval_sources,
+            config,
+            helpers=self.needs.helpers,
+            stop_step=math.ceil(num_examples / size),
+            process_index=index,
+            process_count=count,
+            prefetch=0,
+        )
+        with stream:
+            return [global_batch(mesh, batch, size) for batch in stream]
+
+    def examples(self, count: int) -> dict[str, Any]:
+        """Returns the first examples of the evaluation set with captions, on the host.
+
+        All processes get the same.
+
+        Args:
+          count: of the examples.
+        """
+        config = self._fixed(count)
+        keys = tuple(dict.fromkeys((*config.keys, "captions")))
+        config = dataclasses.replace(config, keys=keys)
+        with batches(
+            self.eval_sources, config, helpers=self.needs.helpers, stop_step=1, prefetch=0
+        ) as stream:
+            return next(stream)
+
+    def _fixed(self, batch_size: int) -> StreamConfig:
+        keys = tuple(key for key in self.config.keys if key != "names")
+        return dataclasses.replace(
+            self.config,
+            keys=keys,
+            batch_size=batch_size,
+            sizes=self.config.sizes[:1],
+            weights=None,
+            crop="centre",
+            flip=0.0,
+            caption="first",
+            drop={},
+            shuffle=True,
+            seed=0,
+        )
+
+
+def open_data(request: TrainRequest, needs: BatchNeeds) -> RunData:
+    """Returns the data of a run; reads manifests, no record.
+
+    Args:
+      request: of the run.
+      needs: of its loss.
+
+    Raises:
+      TrainError: folders that cannot be used, and fields that they lack; lists all problems.
+    """
+    config = request.config
+    drop = {name: float(config.drop_condition) for name in needs.conditions}
+    drop["caption"] = config.drop_caption
+    stream = request.stream((*needs.keys, "names"), drop)
+    problems: list[str] = []
+    sources = [_open(item, request, stream, 0, problems) for item in request.data]
+    held_out = request.eval_data or (request.data if SCENES in request.data else ())
+    eval_sources = [_open(item, request, stream, 1, problems) for item in held_out] or sources
+    if problems:
+        raise TrainError(problems)
+    plan = plan_of(sources, stream)
+    return RunData(
+        request, needs, sources, eval_sources, stream, plan.steps_per_epoch, plan.fingerprint
+    )
+
+
+def _open(
+    item: str, request: TrainRequest, stream: StreamConfig, world: int, problems: list[str]
+) -> Any:
+    """Returns a source with the fields that the stream reads; None with a problem noted."""
+    wanted = (*stream.required_fields, *stream.variables)
+    try:
+        if item == SCENES:
+            height, width = request.sizes[0]
+            return Scenes(
+                seed=request.config.scenes_seed + world, size=(height, width), fields=wanted
+            )
+        records = ShardedRecords(item)
+        missing = [field for field in wanted if field not in records.fields]
+        if missing:
+            raise ValueError(
+                f"{item} lacks the fields {', '.join(missing)}; it has "
+                f"{', '.join(records.fields)}. Prepare it with the steps that make them "
+                "(launch.prepare_data), or encode them in training (--config.latents, .text, "
+                ".exemplars)"
+            )
+        return ShardedRecords(item, (*wanted, *_sizes(records)))
+    except ValueError as error:
+        problems.append(str(error))
+        return None
+
+
+def _sizes(records: ShardedRecords) -> tuple[str, ...]:
+    return tuple(field for field in ("height", "width") if field in records.fields)
+
+
+def keys_of(choices: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the keys for latents and text, encoded in training or cached in the shards.
+
+    Args:
+      choices: "encode" or "cached" for `latents` and `text`.
+    """
+    latents = ("image",) if choices["latents"] == "encode" else ("latent_mean", "latent_logvar")
+    text = ("input_ids",) if choices["text"] == "encode" else ("text_embeddings",)
+    return (*latents, *text)

@@ -1,0 +1,188 @@
+"""What a run tells while it runs: lines with progress and ETA, metrics to the writers, traces."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import sys
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from launch.processes import is_main
+from launch.train_request import TrainRequest
+from sd_jax.training.loop import StepReport
+from sd_jax.training.preflight import check_memory, device_memory, memory_of, memory_report
+from sd_jax.training.programs import Program
+from sd_jax.training.run_folder import RunFolder
+from sd_jax.training.throughput import Throughput
+from sd_jax.training.writers import make_writers
+
+_GIB = 2**30
+
+
+class Watch:
+    """Progress, metrics and profile of a run.
+
+    Args:
+      request: of the run.
+      folder: of the run.
+      num_steps: of the whole run.
+      first_step: number of steps done before.
+    """
+
+    def __init__(
+        self, request: TrainRequest, folder: RunFolder, num_steps: int, first_step: int
+    ) -> None:
+        config = request.config
+        self._config, self._folder, self._num_steps = config, folder, num_steps
+        self._profile_steps = request.profile_steps
+        self._is_tracing = False
+        self._losses: list[float] = []
+        self._writers = make_writers(
+            list(request.writers),
+            folder.path,
+            config=config.to_dict(),
+            # Of a new run, step 0 is looked at too.
+            resume_step=first_step + 1 if first_step else 0,
+            is_main=is_main(),
+        )
+        self._throughput: Throughput | None = None
+        is_terminal = is_main() and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, unit="step", disable=not is_terminal, leave=False
+        )
+
+    def preflight(self, program: Program, flops: float) -> None:
+        """Tells what the step costs, and refuses one that does not fit the device.
+
+        Args:
+          program: of the step.
+          flops: of the step on all devices, nothing counted twice.
+
+        Raises:
+          ValueError: the step needs more memory than the device has.
+        """
+        config, device = self._config, jax.local_devices()[0]
+        self._throughput = Throughput(
+            config.global_batch_size,
+            flops_per_step=flops,
+            num_devices=jax.device_count(),
+            device_kind=device.device_kind,
+            dtype=config.dtype,
+        )
+        memory = memory_of(program.compiled)
+        limit = int(config.memory_limit_gb * _GIB) or device_memory(device)
+        lines = [f"compiled in {program.seconds:.0f} s; a step takes {flops / 1e12:.3g} TFLOP"]
+        if memory is not None:
+            lines.append(memory_report(memory, {} if limit is None else {"this device": limit}))
+        say("\n".join(lines))
+        self._writers.text("preflight", "\n".join(lines))
+        check_memory(memory, limit, config)
+
+    def report(self, report: StepReport) -> None:
+        """Takes in a step; writes and prints at intervals.
+
+        Args:
+          report: of the step.
+        """
+        self._trace(report.step)
+        self._bar.update()
+        metrics, config = report.metrics, self._config
+        if metrics["skipped"]:
+            say(
+                f"step {report.step}: skipped, as the loss ({metrics['loss']:.4g}) or the gradient "
+                f"norm ({metrics['grad_norm']:.4g}) is not finite"
+                + (f"; the batch held {', '.join(report.names[:8])}" if report.names else "")
+            )
+        if math.isfinite(metrics["loss"]):
+            self._losses.append(metrics["loss"])
+        if self._throughput is not None:
+            self._throughput.update(report.seconds, report.input_seconds)
+        is_last = report.step == self._num_steps
+        if not config.log_every or (report.step % config.log_every and not is_last):
+            return
+        speed = self._throughput.summary() if self._throughput is not None else {}
+        values = {f"train/{name}": value for name, value in metrics.items()}
+        if self._losses:
+            values["train/loss_mean"] = float(np.mean(self._losses))
+        values |= {f"speed/{name}": value for name, value in speed.items()}
+        self._writers.scalars(report.step, values)
+        say(self._line(report, values.get("train/loss_mean", math.nan), speed))
+        self._losses = []
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes and prints an evaluation.
+
+        Args:
+          step: number of steps done.
+          values: losses by timestep.
+        """
+        self._writers.scalars(step, {f"eval/{name}": value for name, value in values.items()})
+        say(f"step {step}: evaluation loss {values['loss']:.5f}")
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures.
+
+        Args:
+          step: number of steps done.
+          images: by name.
+        """
+        self._writers.images(step, images)
+
+    def flush(self) -> None:
+        """Brings everything to disk."""
+        self._writers.flush()
+
+    def close(self) -> None:
+        """Ends the trace, the bar and the writers."""
+        if self._is_tracing:
+            self._stop_trace()
+        self._bar.close()
+        self._writers.close()
+
+    def _line(self, report: StepReport, loss: float, speed: Mapping[str, float]) -> str:
+        done = report.step / self._num_steps
+        parts = [f"step {report.step}/{self._num_steps} ({done:.1%})", f"loss {loss:.5f}"]
+        parts.append(f"grad norm {report.metrics['grad_norm']:.3g}")
+        if speed:
+            parts.append(f"{speed['images_per_second']:.3g} images/s")
+            if "tflops_per_device" in speed:
+                parts.append(f"{speed['tflops_per_device']:.3g} TFLOP/s per device")
+            if "mfu" in speed:
+                parts.append(f"MFU {speed['mfu']:.1%}")
+            parts.append(f"input {speed['input_wait']:.0%}")
+            left = (self._num_steps - report.step) * speed["seconds_per_step"]
+            parts.append(f"{datetime.timedelta(seconds=round(left))} left")
+        return ", ".join(parts)
+
+    def _trace(self, step: int) -> None:
+        """Starts and stops jax.profiler around the chosen steps."""
+        if self._profile_steps is None or not is_main():
+            return
+        first, last = self._profile_steps
+        # Reports come one step late: the next step is on its way already.
+        if step + 2 >= first and not self._is_tracing and step + 1 < last:
+            jax.profiler.start_trace(str(self._folder.profile))
+            self._is_tracing = True
+        elif step >= last and self._is_tracing:
+            self._stop_trace()
+
+    def _stop_trace(self) -> None:
+        jax.profiler.stop_trace()
+        self._is_tracing = False
+        self._profile_steps = None
+        say(f"wrote a trace to {self._folder.profile}; look at it with XProf or TensorBoard")
+
+
+def say(text: str) -> None:
+    """Prints a line above the progress bar, on the main process alone.
+
+    Args:
+      text: of the line.
+    """
+    if is_main():
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()

@@ -1,0 +1,170 @@
+"""A run that is killed and started again makes the same bytes as one that is left alone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from sd_jax.training.signals import EXIT_STOPPED
+from tests.launch.tiny_training import (
+    SETTINGS,
+    TIMEOUT_S,
+    metrics,
+    start,
+    state_bytes,
+    train,
+    write_start,
+)
+
+PARTS = ("unet", "vae", "text_encoder", "local_fuser")
+STEPS = SETTINGS["num_steps"]
+
+# 30 scenes an epoch and 4 a batch, so that steps span the borders of epochs.
+CASES = {
+    "plain": {},
+    "accumulation_and_average": {"accumulation": 2, "ema_decay": 0.9, "optimizer": "adamw8bit"},
+}
+
+
+@pytest.fixture(scope="module")
+def start_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "model"
+    write_start(folder, PARTS)
+    return folder
+
+
+def settings_of(case: str, start_folder: Path, data: Path) -> dict:
+    return {"init": start_folder, "data": data, "eval_data": data, **CASES[case]}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """Returns 30 scenes in shards, so that an epoch is short."""
+    from configs.prepare import get_config
+    from launch.preparing import prepare
+
+    folder = tmp_path_factory.mktemp("shards") / "scenes"
+    config = get_config("dataset=scenes")
+    with config.unlocked():
+        config.update({"output": str(folder), "limit": 30, "num_shards": 2})
+    prepare(config)
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def straight(request, tmp_path_factory, start_folder, shards):
+    """Returns the settings of a case and the folder of a run that nobody disturbed."""
+    settings = settings_of(request.param, start_folder, shards)
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train(workdir, "local", **settings)
+    return settings, workdir
+
+
+def kill_at_random(workdir: Path, settings: dict, rng: random.Random) -> str:
+    """Starts the run and kills it, soon after it makes progress; returns what it was doing."""
+    process = start(workdir, "local", **settings)
+    assert process.stdout is not None
+    # Half of the kills wait for a save to be on its way, the others for some steps.
+    in_save, lines = rng.random() < 0.5, rng.randint(1, 6)
+    checkpoints, deadline = workdir / "checkpoints", time.monotonic() + TIMEOUT_S
+    doing = "ended"
+    try:
+        for line in process.stdout:
+            assert time.monotonic() < deadline
+            if not line.startswith("step "):
+                continue
+            lines -= 1
+            saving = list(checkpoints.glob("*tmp*")) if in_save else []
+            if saving or lines <= 0:
+                time.sleep(rng.random() * 0.05)
+                doing = "saving" if list(checkpoints.glob("*tmp*")) else "stepping"
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait(TIMEOUT_S)
+    finally:
+        process.kill()
+        process.stdout.close()
+    return doing
+
+
+def check_equal(workdir: Path, expected: Path) -> None:
+    assert metrics(workdir) == metrics(expected)
+    assert list(metrics(workdir)) == list(range(1, STEPS + 1))
+    ours, theirs = (state_bytes(folder, STEPS) for folder in (workdir, expected))
+    assert ours.keys() == theirs.keys()
+    assert [path for path in ours if ours[path] != theirs[path]] == []
+
+
+def kill_and_check(straight, tmp_path, kills: int) -> None:
+    settings, expected = straight
+    rng, workdir = random.Random(7), tmp_path / "run"
+    doings = [kill_at_random(workdir, settings, rng) for _ in range(kills)]
+    assert "stepping" in doings
+    train(workdir, "local", **settings)
+    check_equal(workdir, expected)
+
+
+def test_killed_runs_go_on_to_the_same_bytes(straight, tmp_path):
+    kill_and_check(straight, tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_runs_killed_twenty_times_go_on_to_the_same_bytes(straight, tmp_path):
+    kill_and_check(straight, tmp_path, 20)
+
+
+def test_a_polite_signal_saves_at_the_step_and_tells_so(straight, tmp_path):
+    settings, expected = straight
+    workdir = tmp_path / "run"
+    process = start(workdir, "local", **{**settings, "save_every": 1000})
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("step 3/"):
+                process.send_signal(signal.SIGTERM)
+        process.wait(TIMEOUT_S)
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert process.returncode == EXIT_STOPPED, "".join(lines)
+    assert "the same command goes on" in lines[-1]
+    saved = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert len(saved) == 1
+    assert max(metrics(workdir)) == int(saved[0])
+    assert "goes on from step" in train(workdir, "local", **settings)
+    check_equal(workdir, expected)
+
+
+def test_a_finished_run_says_so(straight):
+    settings, workdir = straight
+    before = metrics(workdir)
+    assert f"all {STEPS} steps are done already" in train(workdir, "local", **settings)
+    assert metrics(workdir) == before
+
+
+def test_other_settings_are_refused_unless_accepted(straight, tmp_path):
+    settings, expected = straight
+    workdir = tmp_path / "run"
+    shutil.copytree(expected, workdir)
+    changed = {**settings, "learning_rate": 3e-3, "seed": 1, "num_steps": STEPS + 2}
+    output = train(workdir, "local", status=2, **changed)
+    assert "learning_rate was 0.001 and is 0.003; seed was 0 and is 1" in output
+    train(workdir, "local", **{**changed, "accept_changes": True})
+    assert max(metrics(workdir)) == STEPS + 2
+
+
+def test_what_a_run_may_change(straight, tmp_path):
+    """More steps, other devices and other intervals are no other run."""
+    settings, expected = straight
+    workdir = tmp_path / "run"
+    shutil.copytree(expected, workdir)
+    train(workdir, "local", **{**settings, "num_steps": STEPS + 1, "save_every": 7}, devices=2)
+    assert max(metrics(workdir)) == STEPS + 1
