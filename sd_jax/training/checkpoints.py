@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from sd_jax.training.checkpoint_record import (
     CheckpointDamaged,
@@ -240,8 +241,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         with self._damage_named(step):
-            arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            return from_json(self._manager.restore(step, args=arguments).meta)
+            return from_json(
+                self._restore_item(step, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+            )
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         import orbax.checkpoint as ocp
@@ -255,12 +257,32 @@ class Checkpoints:
                 "workdir\n- " + listed(problems, "\n- ")
             )
         with self._damage_named(step):
-            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            state = self._manager.restore(step, args=arguments).state
+            handler, arguments = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
+            state = self._restore_item(step, "state", handler, arguments)
             changed = altered(record, health(state).checksums)
             if changed:
                 raise CheckpointDamaged(f"altered: {listed(changed)}")
         return state, record.meta
+
+    def _restore_item(self, step: int, name: str, handler: Any, arguments: Any) -> Any:
+        """Returns a part of a checkpoint; raises on all processes if it fails on one.
+
+        Not read through the manager, whose processes wait for each other when they are done, in
+        vain for one that fails.
+        """
+        failure, item = None, None
+        try:
+            item = handler.restore(self._folder / str(step) / name, args=arguments)
+        except Exception as error:
+            failure = error
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.process_allgather(np.array(failure is not None)).any():
+                raise failure or CheckpointDamaged("another process could not read it")
+        if failure is not None:
+            raise failure
+        return item
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames damaged ones, which the run is going to write anew."""

@@ -8,7 +8,8 @@
 An array is split along one axis only, and not along any that is not named for `tensor` if the mesh
 has that. Otherwise XLA computes wrong products, or gradients of them, on meshes of 2 x 2 x 2 (jax
 0.10.2, both of its partitioners); the tests compare a network on all kinds of meshes with one
-device.
+device. Data, fsdp and tensor alone cost no more operations than one device in all; fsdp together
+with tensor costs about 30 % more, so spread over fsdp first.
 """
 
 from __future__ import annotations

@@ -56,13 +56,32 @@ def shards(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=list(CASES))
-def straight(request, tmp_path_factory, start_folder, shards):
-    """Returns the settings of a case and the folder of a run that nobody disturbed."""
-    settings = settings_of(request.param, start_folder, shards)
-    workdir = tmp_path_factory.mktemp("straight") / "run"
-    train(workdir, "local", **settings)
-    return settings, workdir
+@pytest.fixture(scope="module")
+def straight_run(tmp_path_factory, start_folder, shards):
+    """Returns case -> its settings and the folder of a run that nobody disturbed."""
+    made: dict[str, tuple[dict, Path]] = {}
+
+    def make(case: str) -> tuple[dict, Path]:
+        if case not in made:
+            settings = settings_of(case, start_folder, shards)
+            workdir = tmp_path_factory.mktemp("straight") / "run"
+            train(workdir, "local", **settings)
+            made[case] = settings, workdir
+        return made[case]
+
+    return make
+
+
+@pytest.fixture(params=list(CASES))
+def every(request, straight_run):
+    """Returns settings and folder of each case."""
+    return straight_run(request.param)
+
+
+@pytest.fixture
+def plain(straight_run):
+    """Returns settings and folder of the plain case."""
+    return straight_run("plain")
 
 
 def kill_at_random(workdir: Path, settings: dict, rng: random.Random) -> str:
@@ -100,8 +119,8 @@ def check_equal(workdir: Path, expected: Path) -> None:
     assert [path for path in ours if ours[path] != theirs[path]] == []
 
 
-def kill_and_check(straight, tmp_path, kills: int) -> None:
-    settings, expected = straight
+def kill_and_check(run, tmp_path, kills: int) -> None:
+    settings, expected = run
     rng, workdir = random.Random(7), tmp_path / "run"
     doings = [kill_at_random(workdir, settings, rng) for _ in range(kills)]
     assert "stepping" in doings
@@ -109,18 +128,18 @@ def kill_and_check(straight, tmp_path, kills: int) -> None:
     check_equal(workdir, expected)
 
 
-def test_killed_runs_go_on_to_the_same_bytes(straight, tmp_path):
-    kill_and_check(straight, tmp_path, 3)
+def test_killed_runs_go_on_to_the_same_bytes(every, tmp_path):
+    kill_and_check(every, tmp_path, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_runs_killed_twenty_times_go_on_to_the_same_bytes(straight, tmp_path):
-    kill_and_check(straight, tmp_path, 20)
+def test_runs_killed_twenty_times_go_on_to_the_same_bytes(every, tmp_path):
+    kill_and_check(every, tmp_path, 20)
 
 
-def test_a_polite_signal_saves_at_the_step_and_tells_so(straight, tmp_path):
-    settings, expected = straight
+def test_a_polite_signal_saves_at_the_step_and_tells_so(plain, tmp_path):
+    settings, expected = plain
     workdir = tmp_path / "run"
     process = start(workdir, "local", **{**settings, "save_every": 1000})
     assert process.stdout is not None
@@ -143,15 +162,15 @@ def test_a_polite_signal_saves_at_the_step_and_tells_so(straight, tmp_path):
     check_equal(workdir, expected)
 
 
-def test_a_finished_run_says_so(straight):
-    settings, workdir = straight
+def test_a_finished_run_says_so(plain):
+    settings, workdir = plain
     before = metrics(workdir)
     assert f"all {STEPS} steps are done already" in train(workdir, "local", **settings)
     assert metrics(workdir) == before
 
 
-def test_other_settings_are_refused_unless_accepted(straight, tmp_path):
-    settings, expected = straight
+def test_other_settings_are_refused_unless_accepted(plain, tmp_path):
+    settings, expected = plain
     workdir = tmp_path / "run"
     shutil.copytree(expected, workdir)
     changed = {**settings, "learning_rate": 3e-3, "seed": 1, "num_steps": STEPS + 2}
@@ -161,9 +180,9 @@ def test_other_settings_are_refused_unless_accepted(straight, tmp_path):
     assert max(metrics(workdir)) == STEPS + 2
 
 
-def test_what_a_run_may_change(straight, tmp_path):
+def test_what_a_run_may_change(plain, tmp_path):
     """More steps, other devices and other intervals are no other run."""
-    settings, expected = straight
+    settings, expected = plain
     workdir = tmp_path / "run"
     shutil.copytree(expected, workdir)
     train(workdir, "local", **{**settings, "num_steps": STEPS + 1, "save_every": 7}, devices=2)

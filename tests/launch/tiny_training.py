@@ -99,7 +99,10 @@ def state_bytes(workdir: Path, step: int) -> dict[str, bytes]:
 
     place = RunFolder(workdir).checkpoints / str(step)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore(place.absolute() / "state")
+        folder = place.absolute() / "state"
+        stored = checkpointer.metadata(folder).item_metadata.tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=on_host))
     with Checkpoints(RunFolder(workdir).checkpoints) as checkpoints:
         meta = checkpoints.meta(step)
     assert meta is not None

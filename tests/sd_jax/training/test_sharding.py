@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,9 @@ from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.testing import tiny_config
 from sd_jax.training.mesh import AXES
+from sd_jax.training.optim import OptimizerConfig, make_optimizer
 from sd_jax.training.sharding import REPLICATED, RULES, SMALL, describe_shardings, shardings
+from sd_jax.training.state import make_state
 from sd_jax.typing import flat_params, nested_params
 from tests.sd_jax.training.device_process import run_on_devices
 
@@ -26,6 +27,10 @@ def abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def zeros_like(tree: dict) -> dict:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def params_of(config: CnCConfig) -> dict:
@@ -106,23 +111,31 @@ def test_almost_nothing_of_the_model_is_left_whole() -> None:
         assert [path for path in whole if math.prod(flat[path].shape) >= SMALL] == []
 
 
-def test_moments_are_split_like_their_parameters() -> None:
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor"])
+def test_moments_are_split_like_their_parameters(name) -> None:
     params = {"local_fuser": params_of(tiny_config())["local_fuser"]}
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
-    state = {
-        "step": jax.ShapeDtypeStruct((), jnp.int32),
-        "key": jax.eval_shape(lambda: jax.random.key(0)),
-        "params": params,
-        "opt_state": jax.eval_shape(optimizer.init, params),
-        "ema": None,
-    }
+    optimizer = make_optimizer(OptimizerConfig(name=name, max_grad_norm=1.0))
+    state = jax.eval_shape(lambda: make_state(zeros_like(params), optimizer, has_ema=True))
     mesh = abstract_mesh(2, 2, 2)
     chosen = shardings(state, mesh)
-    adam = chosen["opt_state"][1][0]
-    assert adam.mu == chosen["params"]
-    assert adam.nu == chosen["params"]
-    assert adam.count.spec == chosen["step"].spec == chosen["key"].spec == P()
-    assert any(BOTH in leaf.spec for leaf in jax.tree.leaves(adam.mu))
+    assert chosen.ema == chosen.params
+    assert chosen.step.spec == chosen.skipped.spec == P()
+    expected = {
+        path: (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            flat_params(params).items(), flat_params(chosen.params).values(), strict=True
+        )
+    }
+    moments = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    matched = 0
+    for (path, leaf), sharding in zip(moments, jax.tree.leaves(chosen.opt_state), strict=True):
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape, of_parameter = expected.get(place[place.find("local_fuser") :], ((), None))
+        if leaf.shape == shape and leaf.size >= SMALL:
+            matched += 1
+            assert sharding == of_parameter, place
+            assert BOTH in sharding.spec, place
+    assert matched > 0
 
 
 def test_moments_of_another_rank_are_whole() -> None:
