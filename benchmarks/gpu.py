@@ -1,4 +1,4 @@
-"""First figures of a GPU in one run: attention, noise prediction, sampling, and torch beside them.
+"""First figures of a GPU in one run: attention, sampling, training, and torch beside them.
 
     python benchmarks/gpu.py --output=gpu.json
 
@@ -28,6 +28,8 @@ from cnc_jax.compose import compose_latents, decode_images
 from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
+from cnc_jax.losses import STAGES, NoiseLoss
+from cnc_jax.networks import NetworkSettings
 from cnc_jax.testing import random_model
 from sd_jax.attention import attention, implementations_used
 from sd_jax.clip import CLIPVisionConfig, CLIPVisionModel
@@ -36,6 +38,12 @@ from sd_jax.load import cast_params
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.samplers import ddim, dpmpp_2m
 from sd_jax.schedule import make_schedule, sampling_timesteps
+from sd_jax.training.flops import flops_of
+from sd_jax.training.optim import OptimizerConfig, make_optimizer
+from sd_jax.training.partition import split_params
+from sd_jax.training.state import make_state
+from sd_jax.training.step import make_train_step
+from sd_jax.training.throughput import peak_flops
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import AutoencoderKL, VAEConfig
 
@@ -172,6 +180,63 @@ def preparation_figures() -> dict[str, Any]:
     return figures
 
 
+def training_figures() -> dict[str, Any]:
+    """Returns images a second, MFU and memory of a joint training step at 512 x 512."""
+    model = full_size_model()
+    params, frozen = split_params(
+        {name: model.params[name] for name in ("unet", "local_fuser", "global_fuser")},
+        STAGES["joint"].trainable,
+    )
+    peak = peak_flops(jax.devices()[0].device_kind, jnp.bfloat16)
+    figures: dict[str, Any] = {}
+    for optimizer_name, remat, batch in (
+        ("adamw", "none", 4),
+        ("adamw", "dots", 8),
+        ("adamw", "layers", 8),
+        ("adamw", "layers", 32),
+        ("adamw8bit", "layers", 32),
+    ):
+        settings = NetworkSettings(dtype=jnp.bfloat16, remat=remat)
+        loss = NoiseLoss(model.config, "joint", settings)
+        optimizer = make_optimizer(OptimizerConfig(optimizer_name))
+        step = jax.jit(make_train_step(loss, optimizer), donate_argnums=0)
+        examples = {
+            "latent_mean": jnp.ones((batch, 64, 64, 4)),
+            "latent_logvar": jnp.zeros((batch, 64, 64, 4)),
+            "text_embeddings": jnp.ones((batch, 77, 768)),
+            "depth_maps": jnp.ones((batch, 2, 512, 512, 3)),
+            "exemplar_embeddings": jnp.ones((batch, 2, 768)),
+            "masks": jnp.ones((batch, 2, 512, 512)),
+        }
+        states = [make_state(params, optimizer)]
+        key = jax.random.key(0)
+        plain = NoiseLoss(model.config, "joint", NetworkSettings(dtype=jnp.bfloat16))
+        flops = flops_of(
+            jax.jit(make_train_step(plain, optimizer)).trace(states[0], frozen, examples, key)
+        )
+
+        def run(step=step, states=states, examples=examples, key=key) -> Any:
+            state, metrics = step(states.pop(), frozen, examples, key)
+            states.append(state)
+            return metrics
+
+        name = f"{optimizer_name} remat={remat} batch {batch}"
+        try:
+            seconds = timed(run)
+        except jax.errors.JaxRuntimeError as error:
+            figures[name] = str(error).splitlines()[0]
+            continue
+        figures[name] = {
+            **seconds,
+            "images_per_s": round(batch / seconds["median_s"], 2),
+            "mfu": round(flops / seconds["median_s"] / peak, 3) if peak else None,
+            "peak_gib": round(
+                (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 1
+            ),
+        }
+    return figures
+
+
 def torch_figures() -> dict[str, Any]:
     """Returns diffusers' seconds of one plain noise prediction at 512 x 512 on the same card."""
     import torch
@@ -208,6 +273,7 @@ def main(argv: list[str]) -> None:
         noise_figures,
         sampling_figures,
         preparation_figures,
+        training_figures,
         torch_figures,
     ):
         try:

@@ -1,9 +1,12 @@
-"""A tiny Compose and Conquer model of random weights, for tests and for the demo."""
+"""Tiny models: Compose and Conquer of random weights for tests and the demo, and one to train."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.global_fuser import GlobalFuserConfig
@@ -12,12 +15,13 @@ from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
-from sd_jax.typing import nested_params
+from sd_jax.typing import Array, Float, nested_params
 from sd_jax.unet import UNetConfig
-from sd_jax.vae import VAEConfig
+from sd_jax.vae import VAEConfig, encode_images
 
 _WIDTH = 64
 _KERNEL_GAIN = 2.0
+_NARROW_LOGVAR = -10.0
 
 
 def tiny_config(num_layers: int = 2) -> CnCConfig:
@@ -99,3 +103,32 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
             params[component.name] = nested_params(flat)
     absent = {component.name: None for component in COMPONENTS if component.name not in params}
     return Model(params, dataclasses.replace(config, **absent))
+
+
+def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:
+    """Returns the smallest Stable Diffusion that has everything to learn, and can.
+
+    The UNet is new. The autoencoder and the towers are random, like those of `random_model`, and
+    never trained: what they make of pictures and words differs from one to the next, which is
+    enough. As from a trained autoencoder, latents are of unit variance and nearly without noise.
+
+    Args:
+      images: in [-1, 1]; on these the latents' variance is measured.
+      seed: of the weights.
+    """
+    model = random_model(smallest_config(), seed, ("vae", "text_encoder", "image_encoder"))
+    unet = dataclasses.replace(smallest_config().unet, block_out_channels=(32, 64))
+    component = next(item for item in COMPONENTS if item.name == "unet")
+    moments = {name: np.array(array) for name, array in model.params["vae"]["quant_conv"].items()}
+    latent_channels = model.config.vae.latent_channels
+    moments["kernel"][..., latent_channels:] = 0.0
+    moments["bias"][latent_channels:] = _NARROW_LOGVAR
+    params = {
+        **model.params,
+        "unet": nested_params(fresh_params(component, unet, seed)),
+        "vae": {**model.params["vae"], "quant_conv": moments},
+    }
+    unscaled = dataclasses.replace(model.config.vae, scaling_factor=1.0)
+    deviation = float(jnp.std(encode_images(unscaled, params["vae"], images)))
+    vae = dataclasses.replace(unscaled, scaling_factor=1.0 / deviation)
+    return Model(params, dataclasses.replace(model.config, unet=unet, vae=vae))

@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
+from sd_jax.training import checkpoint_files as files
 from sd_jax.training.checkpoint_record import (
     CheckpointDamaged,
     Record,
@@ -33,8 +33,6 @@ from sd_jax.training.checkpoint_record import (
 )
 from sd_jax.training.integrity import health
 
-_LONG = 300
-_UNFINISHED = ".orbax-checkpoint-tmp"
 _USE_PREVIOUS = "--config.on_damaged_checkpoint=previous goes on from the one before"
 
 
@@ -65,15 +63,15 @@ class Checkpoints:
                 f"keep_last={keep_last}, keep_every={keep_every}: expected at least 1 and 0"
             )
         self._folder = folder.absolute()
-        self._keep_last, self._keep_every = keep_last, keep_every
+        self._keep = keep_last, keep_every
         self._saving: int | None = None
-        self._manager = self._open()
+        with self._reading():
+            self._manager = files.open_manager(self._folder, *self._keep)
 
     def steps(self) -> list[int]:
         """Returns the steps that are committed, oldest first."""
         with self._reading():
-            names = [path.name for path in self._folder.iterdir() if path.is_dir()]
-        return sorted(int(name) for name in names if name.isdecimal())
+            return files.committed(self._folder)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], *, wait: bool = False) -> None:
         """Starts to write the state; it may be donated as soon as this returns.
@@ -150,7 +148,9 @@ class Checkpoints:
                 warnings.warn(f"{error}; trying the one before", stacklevel=2)
                 damaged[candidate] = str(error)
             else:
-                self._set_aside(list(damaged))
+                if damaged:
+                    files.set_aside(self._folder, list(damaged))
+                    self._manager.reload()
                 return candidate, state, meta
         if damaged:
             raise CheckpointDamaged("\n- ".join(["no checkpoint is good:", *damaged.values()]))
@@ -177,7 +177,7 @@ class Checkpoints:
             with self._writing(self._saving):
                 self._manager.wait_until_finished()
             self._saving = None
-            self._remove_leftovers()
+            files.remove_leftovers(self._folder)
 
     def close(self) -> None:
         """Waits, then frees the threads; raises as `wait` does."""
@@ -197,34 +197,6 @@ class Checkpoints:
     ) -> None:
         self.close()
 
-    def _open(self) -> Any:
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers as policies
-
-        kept: list[Any] = [policies.LatestN(self._keep_last)]
-        if self._keep_every:
-            kept.append(policies.EveryNSteps(self._keep_every))
-        options = ocp.CheckpointManagerOptions(
-            create=False,
-            # Renamed before they are deleted, so that a number never names half a checkpoint.
-            todelete_subdir=f"removed{_UNFINISHED}",
-            # In the foreground, as threads that wait for a folder in vain hold up the exit.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-        )
-        with self._reading():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-            _sync("leftovers of checkpoints removed")
-            return ocp.CheckpointManager(self._folder, options=options)
-
-    def _remove_leftovers(self) -> None:
-        """Deletes unfinished checkpoints and those that are not kept any more."""
-        if jax.process_index() == 0:
-            # Not left to Orbax, which keeps those that lacked no more than their name.
-            for leftover in self._folder.glob(f"*{_UNFINISHED}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-
     def _is_there(self, step: int, record: Record) -> bool:
         """Returns whether the same state is committed; raises if another is, or a later one."""
         newest = max(self.steps(), default=-1)
@@ -242,7 +214,9 @@ class Checkpoints:
 
         with self._damage_named(step):
             return from_json(
-                self._restore_item(step, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+                self._restore_item(
+                    step, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+                )
             )
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
@@ -257,45 +231,12 @@ class Checkpoints:
                 "workdir\n- " + listed(problems, "\n- ")
             )
         with self._damage_named(step):
-            handler, arguments = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
-            state = self._restore_item(step, "state", handler, arguments)
+            folder, handler = self._folder / str(step) / "state", ocp.StandardCheckpointHandler()
+            state = files.read_item(folder, handler, ocp.args.StandardRestore(abstract))
             changed = altered(record, health(state).checksums)
             if changed:
                 raise CheckpointDamaged(f"altered: {listed(changed)}")
         return state, record.meta
-
-    def _restore_item(self, step: int, name: str, handler: Any, arguments: Any) -> Any:
-        """Returns a part of a checkpoint; raises on all processes if it fails on one.
-
-        Not read through the manager, whose processes wait for each other when they are done, in
-        vain for one that fails.
-        """
-        failure, item = None, None
-        try:
-            item = handler.restore(self._folder / str(step) / name, args=arguments)
-        except Exception as error:
-            failure = error
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            if multihost_utils.process_allgather(np.array(failure is not None)).any():
-                raise failure or CheckpointDamaged("another process could not read it")
-        if failure is not None:
-            raise failure
-        return item
-
-    def _set_aside(self, steps: list[int]) -> None:
-        """Renames damaged ones, which the run is going to write anew."""
-        if not steps:
-            return
-        if jax.process_index() == 0:
-            for step in steps:
-                name, number = f"{step}.damaged", 1
-                while (self._folder / name).exists():
-                    name, number = f"{step}.damaged{number}", number + 1
-                (self._folder / str(step)).rename(self._folder / name)
-        _sync("damaged checkpoints set aside")
-        self._manager.reload()
 
     @contextlib.contextmanager
     def _damage_named(self, step: int) -> Iterator[None]:
@@ -306,7 +247,7 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax and TensorStore have no type for damage.
             raise CheckpointDamaged(
-                f"{self._folder}: step {step} is damaged ({_in_short(error)}); {_USE_PREVIOUS}, "
+                f"{self._folder}: step {step} is damaged ({files.in_short(error)}); {_USE_PREVIOUS}, "
                 "or copy it here again"
             ) from error
 
@@ -320,9 +261,9 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.close()
             with contextlib.suppress(OSError):
-                self._manager = self._open()
+                self._manager = files.open_manager(self._folder, *self._keep)
             raise OSError(
-                f"step {step} was not saved in {self._folder} ({_in_short(error)}); older "
+                f"step {step} was not saved in {self._folder} ({files.in_short(error)}); older "
                 f"checkpoints are as they were. {self._free()}; make room or make it writable, "
                 "then start again with the same workdir"
             ) from error
@@ -333,7 +274,7 @@ class Checkpoints:
             yield
         except OSError as error:
             raise OSError(
-                f"{self._folder} cannot hold checkpoints ({_in_short(error)}); make it a folder "
+                f"{self._folder} cannot hold checkpoints ({files.in_short(error)}); make it a folder "
                 "that this user can write to, or use another workdir"
             ) from error
 
@@ -342,19 +283,3 @@ class Checkpoints:
             return f"{shutil.disk_usage(self._folder).free / 1e9:.1f} GB are free there"
         except OSError:
             return "The folder cannot be read either"
-
-
-def _sync(what: str) -> None:
-    """Returns when all processes are here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
-
-
-def _in_short(error: Exception) -> str:
-    """Returns an error's first line; of a long one its ends, as TensorStore names the cause last."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    if len(line) > _LONG:
-        line = f"{line[: _LONG // 3]} ... {line[-_LONG // 3 * 2 :]}"
-    return f"{type(error).__name__}: {line}"

@@ -43,11 +43,11 @@ def make_state(
     """Returns the state before the first step.
 
     Args:
-      params: trainable parameters; cast to float32.
+      params: trainable parameters; copied to float32, as the step gives up the state's.
       optimizer: whose state is made.
       has_ema: whether an average of the parameters is kept.
     """
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
     zero: Array = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,

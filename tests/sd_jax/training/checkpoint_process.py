@@ -160,7 +160,12 @@ def two_processes(folder, address, process_id):
             found = checkpoints.restore(same, on_damage="previous")
         assert found is not None
         reason = str(caught[0].message).partition(" is damaged (")[2]
-        print(len(caught), reason.partition(":")[0], found[0], checksums(found[1]) == checksums(make(1)))
+        print(
+            len(caught),
+            reason.partition(":")[0],
+            found[0],
+            checksums(found[1]) == checksums(make(1)),
+        )
         checkpoints.save(2, make(2), {"step": 2}, wait=True)
         print("steps", *checkpoints.steps())
 

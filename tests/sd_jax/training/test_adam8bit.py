@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,3 +152,46 @@ def test_it_descends_as_adam_does_and_never_jumps(decades):
     assert distance < 0.035
     assert our_distance < 1.2 * distance
     assert our_largest < 10.0
+
+
+ON_A_MESH = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from sd_jax.training.adam8bit import scale_by_adam8bit
+transform = scale_by_adam8bit()
+params = {"w": jnp.zeros((64, 320)), "v": jnp.zeros((48, 96)), "b": jnp.zeros(320)}
+mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+specs = {"w": P("x", "y"), "v": P("y", "x"), "b": P()}
+put = lambda tree: {name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))
+                    for name, leaf in tree.items()}
+update = jax.jit(transform.update)
+states = [transform.init(params), transform.init(params)]
+states[1] = states[1]._replace(mu=put(states[1].mu), nu=put(states[1].nu))
+for step in range(4):
+    gradients = {name: jax.random.normal(jax.random.key(step), leaf.shape)
+                 for name, leaf in params.items()}
+    one, states[0] = update(gradients, states[0])
+    other, states[1] = update(put(gradients), states[1])
+    for name in params:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=1e-7)
+for ours, theirs in zip(*map(jax.tree.leaves, states)):
+    np.testing.assert_array_equal(ours, theirs)
+print("equal", states[1].mu["w"].sharding.spec, states[1].mu["w"].dtype)
+"""
+
+
+def test_a_mesh_changes_nothing():
+    result = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH],
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.stdout == "equal P('x', 'y') uint8\n", result.stderr

@@ -40,7 +40,7 @@ def output_of(task, folder, devices=1):
 
 
 def test_a_killed_save_harms_nothing_and_leaves_nothing(tmp_path):
-    """Killed at random moments, of writing and of removing old ones; each run goes on from there."""
+    """Killed at random moments, of writing and of removing; each run goes on from there."""
     moments = random.Random(0)
     committed, unfinished = [], 0
     for _ in range(5):
@@ -95,9 +95,10 @@ def test_two_processes_agree(tmp_path):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     running = [process("two_processes", tmp_path, 2, (address, str(rank))) for rank in (0, 1)]
-    for each in running:
+    # What only one of them fails to read, neither uses.
+    for each, reason in zip(running, ("CheckpointDamaged", "Exception"), strict=True):
         output, errors = each.communicate(timeout=240)
         assert each.returncode == 0, errors
         lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
-        assert lines == ["True", "2 True", "1 1 True", "steps 1 2"]
+        assert lines == ["True", "2 True", f"1 {reason} 1 True", "steps 1 2"]
     assert (tmp_path / "2.damaged").is_dir()
