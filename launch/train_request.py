@@ -35,6 +35,7 @@ _AT_LEAST_0 = (
     *("min_snr_gamma", "num_samples"),
 )
 _AT_LEAST_1 = ("global_batch_size", "accumulation", "eval_examples", "sample_steps", "keep_last")
+_MANY_STEPS = 2**31
 _WRITERS = ("json", "tensorboard", "wandb")
 
 SCENES = "scenes"
@@ -159,7 +160,8 @@ def parse_request(config: Any, workdir: str) -> tuple[TrainRequest, list[str]]:
     ]
     problems += [f"writers: {_unknown(n, _WRITERS)}" for n in request.writers if n not in _WRITERS]
     problems += _file_problems(request)
-    problems += request.optimizer(max(config.num_steps, 1)).problems()
+    # Epochs become steps when the data is known.
+    problems += request.optimizer(config.num_steps or _MANY_STEPS).problems()
     problems += request.stream(("image",), {}).problems()
     return request, problems
 

@@ -145,6 +145,7 @@ class Run:
         if is_main():
             self._folder.path.mkdir(parents=True, exist_ok=True)
             if self._plan.start is not None:
+                say(f"writing {self._folder.model} ...")
                 say(self._plan.start.write(self._folder.model))
             self._folder.write(self._plan.settings)
         if jax.process_count() > 1:
@@ -155,7 +156,9 @@ class Run:
     def _load(self, base: Converted) -> tuple[Params, TrainState]:
         """Returns the frozen parameters and the state: the newest one, or that of a new run."""
         config = self._config
-        params = {name: base.read(name) for name in base.configs if name not in self._unused()}
+        names = [name for name in base.configs if name not in self._unused()]
+        say(f"loading {', '.join(names)} ...")
+        params = {name: base.read(name) for name in names}
         trainable, frozen = split_params(params, self._experiment.trainable)
         dtype = jnp.dtype(config.frozen_dtype)
         rules = RULES if config.frozen == "sharded" else REPLICATED

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from launch.processes import is_main
 from launch.train_request import TrainRequest
 from sd_jax.training.loop import StepReport
+from sd_jax.training.optim import learning_rate
 from sd_jax.training.preflight import check_memory, device_memory, memory_of, memory_report
 from sd_jax.training.programs import Program
 from sd_jax.training.run_folder import RunFolder
@@ -50,6 +51,7 @@ class Watch:
             is_main=is_main(),
         )
         self._throughput: Throughput | None = None
+        self._learning_rate = learning_rate(request.optimizer(num_steps))
         is_terminal = is_main() and sys.stderr.isatty()
         self._bar = tqdm(
             total=num_steps, initial=first_step, unit="step", disable=not is_terminal, leave=False
@@ -106,6 +108,9 @@ class Watch:
             return
         speed = self._throughput.summary() if self._throughput is not None else {}
         values = {f"train/{name}": value for name, value in metrics.items()}
+        # The schedule counts the updates that were made, and this is the last one's rate.
+        updates = max(report.step - 1 - int(metrics["skipped_in_all"]), 0)
+        values["train/learning_rate"] = float(self._learning_rate(updates))
         if self._losses:
             values["train/loss_mean"] = float(np.mean(self._losses))
         values |= {f"speed/{name}": value for name, value in speed.items()}

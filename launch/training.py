@@ -68,6 +68,8 @@ def plan_run(config: Any, workdir: str) -> Plan:
         experiment = collect(problems, lambda: make_experiment(request, model))
     if experiment is not None:
         data = collect(problems, lambda: open_data(request, experiment.needs))
+    if data is not None:
+        problems += request.optimizer(data.num_steps).problems()
     if problems or mesh is None or experiment is None or data is None:
         raise TrainError(problems)
     settings = {**config.to_dict(), "data_order": data.fingerprint}

@@ -213,11 +213,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         with self._damage_named(step):
-            return from_json(
-                self._restore_item(
-                    step, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
-                )
-            )
+            folder, handler = self._folder / str(step) / "meta", ocp.JsonCheckpointHandler()
+            return from_json(files.read_item(folder, handler, ocp.args.JsonRestore()))
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         import orbax.checkpoint as ocp
@@ -247,8 +244,8 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax and TensorStore have no type for damage.
             raise CheckpointDamaged(
-                f"{self._folder}: step {step} is damaged ({files.in_short(error)}); {_USE_PREVIOUS}, "
-                "or copy it here again"
+                f"{self._folder}: step {step} is damaged ({files.in_short(error)}); "
+                f"{_USE_PREVIOUS}, or copy it here again"
             ) from error
 
     @contextlib.contextmanager
@@ -274,8 +271,8 @@ class Checkpoints:
             yield
         except OSError as error:
             raise OSError(
-                f"{self._folder} cannot hold checkpoints ({files.in_short(error)}); make it a folder "
-                "that this user can write to, or use another workdir"
+                f"{self._folder} cannot hold checkpoints ({files.in_short(error)}); make it a "
+                "folder that this user can write to, or use another workdir"
             ) from error
 
     def _free(self) -> str:

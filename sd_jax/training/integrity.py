@@ -51,8 +51,14 @@ def health(tree: Any) -> Health:
       tree: of arrays on any devices, NumPy arrays and typed keys.
     """
     leaves = paths_and_leaves(tree)
-    # All are started before the first is waited for.
-    pending = [_summary_of(leaf) for _, leaf in leaves]
+    # All are started before the first is waited for; but the threads of pretended CPU devices are
+    # few, and programs that wait for each other's devices would hold all of them for ever.
+    is_cpu = jax.default_backend() == "cpu"
+    pending = []
+    for _, leaf in leaves:
+        pending.append(_summary_of(leaf))
+        if is_cpu:
+            jax.block_until_ready(pending[-1])
     summaries = jax.device_get(pending)
     return Health(
         {path: int(summary[0]) for (path, _), summary in zip(leaves, summaries, strict=True)},

@@ -60,7 +60,7 @@ def make_train_step(
 
     The metrics are scalars: `loss`, those of the loss function, `grad_norm` before clipping,
     `param_norm`, `update_norm`, and, where the update was left out, `skipped` is 1 and
-    `skipped_in_a_row` tells how many such steps this one ends.
+    `skipped_in_a_row` tells how many such steps this one ends; `skipped_in_all` counts them.
 
     Args:
       loss_fn: of the run.
@@ -99,6 +99,7 @@ def make_train_step(
             "update_norm": optax.tree.norm(updates),
             "skipped": skipped,
             "skipped_in_a_row": skipped_in_a_row,
+            "skipped_in_all": state.skipped + skipped,
         }
         state = TrainState(
             step=state.step + 1,

@@ -153,3 +153,10 @@ def test_the_papers_recipe():
             0.01,
         )
         assert (config.drop_caption, config.drop_condition) == (0.1, 0.1)
+
+
+def test_a_rate_that_decays_over_epochs(tmp_path, model):
+    settings = {"init": str(model), "schedule": "cosine", "num_steps": 0, "num_epochs": 1.0}
+    assert plan(tmp_path, **settings).data.num_steps == 1_000_000 / 32
+    (problem,) = problems(tmp_path, **settings, warmup_steps=40_000)
+    assert "num_steps" in problem
