@@ -3,19 +3,22 @@
     python benchmarks/train_memory.py                       # the paper's recipe on 8 devices
     python benchmarks/train_memory.py --stage=joint --scale=single_gpu --devices=1
 
-Devices are those of XLA's CPU backend, pretended: the sizes of parameters, optimizer state and
-batch are what any backend needs, and so are those of kept activations; scratch memory of kernels
-differs (CPU kernels compute bfloat16 convolutions in float32). Prints a line of JSON for each case,
-and what it means for the usual cards.
+Two figures: what the compiled program takes, on devices of XLA's CPU backend, which are pretended;
+and what the backward pass keeps of the forward pass, counted in the trace, whatever the backend.
+The second tells what activation checkpointing saves: XLA's CPU backend merges what is computed
+twice again, and computes bfloat16 convolutions in float32. --trace_only leaves the compiling out.
+Prints a line of JSON for each case, and what it means for the usual cards.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from types import SimpleNamespace
+from typing import Any
 
 
 def _arguments() -> argparse.Namespace:
@@ -24,6 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", default="paper")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--set", default="", help="NAME=VALUE,... of configs/training.py")
+    parser.add_argument("--trace_only", action="store_true")
     return parser.parse_args()
 
 
@@ -90,6 +94,34 @@ def abstract_batch(keys: tuple[str, ...], rows: int, size: int) -> dict[str, jax
     return {key: known[key] for key in keys}
 
 
+def kept_bytes(loss: Any, params: Any, frozen: Any, batch: Any) -> int:
+    """Returns the bytes that a backward pass keeps of the forward pass, beside its inputs."""
+    rows = next(iter(batch.values())).shape[0]
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+
+    def residuals(params: Any, frozen: Any, batch: Any, keys: Any) -> Any:
+        return jax.vjp(lambda tree: loss(tree, frozen, batch, keys)[0], params)[1]
+
+    jaxpr = jax.make_jaxpr(residuals)(params, frozen, batch, keys).jaxpr
+    inputs = {*jaxpr.invars, *jaxpr.constvars}
+    kept = {out for out in jaxpr.outvars if not hasattr(out, "val") and out not in inputs}
+    return sum(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in kept)
+
+
+def _rows(batch: dict[str, jax.ShapeDtypeStruct], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in batch.items()
+    }
+
+
+def _bytes_on_one(tree: Any, of_tree: Any) -> int:
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(of_tree), strict=True)
+    )
+
+
 def measure(stage: str) -> None:
     """Compiles one stage's step and prints what it needs."""
     config = cnc.get_config(f"stage={stage},scale={_ARGUMENTS.scale}")
@@ -128,27 +160,30 @@ def measure(stage: str) -> None:
     batch = abstract_batch(experiment.needs.keys, config.global_batch_size, request.sizes[0][0])
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = time.perf_counter()
-    program = programs.program(state, frozen, batch, key)
-    memory = memory_of(program.compiled)
     flops = flops_of(programs.trace(state, frozen, batch, key))
     steps = config.num_steps or round(config.num_epochs * IMAGES / config.global_batch_size)
-    print(
-        json.dumps(
-            {
-                "stage": stage,
-                "scale": _ARGUMENTS.scale,
-                "devices": _ARGUMENTS.devices,
-                "settings": _ARGUMENTS.set,
-                "seconds": round(time.perf_counter() - started),
-                "gib_total": round(memory.total / 2**30, 2),
-                "gib_fixed": round((memory.total - memory.temporaries) / 2**30, 2),
-                "tflop_per_step": round(flops / 1e12, 1),
-                "steps": steps,
-                "exaflop": round(flops * steps / 1e18, 1),
-            }
-        ),
-        flush=True,
-    )
+    rows = config.global_batch_size // config.accumulation
+    kept = kept_bytes(experiment.loss, trainable, frozen, _rows(batch, rows))
+    figures = {
+        "stage": stage,
+        "scale": _ARGUMENTS.scale,
+        "devices": _ARGUMENTS.devices,
+        "settings": _ARGUMENTS.set,
+        "gib_kept": round(kept / mesh.shape["data"] / mesh.shape["fsdp"] / 2**30, 2),
+        "gib_state": round(_bytes_on_one(state, of_state) / 2**30, 2),
+        "gib_frozen": round(_bytes_on_one(frozen, of_frozen) / 2**30, 2),
+        "tflop_per_step": round(flops / 1e12, 1),
+        "steps": steps,
+        "exaflop": round(flops * steps / 1e18, 1),
+    }
+    if _ARGUMENTS.trace_only:
+        print(json.dumps(figures), flush=True)
+        return
+    memory = memory_of(programs.program(state, frozen, batch, key).compiled)
+    figures["gib_compiled"] = round(memory.total / 2**30, 2)
+    figures["gib_compiled_fixed"] = round((memory.total - memory.temporaries) / 2**30, 2)
+    figures["seconds"] = round(time.perf_counter() - started)
+    print(json.dumps(figures), flush=True)
     print(parameter_table(trainable, frozen))
     print(memory_report(memory), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,13 +16,15 @@ from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
-from sd_jax.typing import Array, Float, nested_params
+from sd_jax.typing import Array, Float, flat_params, nested_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig, encode_images
 
 _WIDTH = 64
 _KERNEL_GAIN = 2.0
 _NARROW_LOGVAR = -10.0
+_LIVELY_GAIN = 6.0**0.5
+_EXTRACTOR_KERNEL = "feature_extractor/(?!zero_convs).*/kernel"
 
 
 def tiny_config(num_layers: int = 2) -> CnCConfig:
@@ -132,3 +135,31 @@ def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:
     deviation = float(jnp.std(encode_images(unscaled, params["vae"], images)))
     vae = dataclasses.replace(unscaled, scaling_factor=1.0 / deviation)
     return Model(params, dataclasses.replace(model.config, unet=unet, vae=vae))
+
+
+def untrained_fuser(model: Model, seed: int = 0) -> Model:
+    """Returns a local fuser alone that starts from a model's UNet and learns within minutes.
+
+    Like `cnc_jax.surgery.init_local`, but with narrow stems, and with weights of the feature
+    extractor so large that the maps still show behind it: PyTorch's initialisation leaves a
+    hundredth of them, which takes thousands of steps to make up for.
+
+    Args:
+      model: with the UNet.
+      seed: of the new weights.
+    """
+    config = dataclasses.replace(smallest_config().local_fuser, unet=model.config.unet)
+    component = next(item for item in COMPONENTS if item.name == "local_fuser")
+    flat = fresh_params(component, config, seed)
+    donor = flat_params(model.params["unet"])
+    flat |= {
+        path: np.asarray(donor[path])
+        for path, array in flat.items()
+        if path in donor and donor[path].shape == array.shape
+    }
+    flat = {
+        path: array * _LIVELY_GAIN if re.fullmatch(_EXTRACTOR_KERNEL, path) else array
+        for path, array in flat.items()
+    }
+    params = {"local_fuser": nested_params(flat)}
+    return Model(params, CnCConfig(schedule=model.config.schedule, local_fuser=config))
