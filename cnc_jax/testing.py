@@ -1,4 +1,4 @@
-"""Tiny models: Compose and Conquer of random weights for tests and the demo, and one to train."""
+"""Tiny Compose and Conquer models for tests and the demo: of random weights, and untrained."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.load import CnCConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
+from sd_jax.convert.component import Component
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
+from sd_jax.schedule import ScheduleConfig
 from sd_jax.typing import Array, Float, flat_params, nested_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig, encode_images
@@ -23,6 +25,7 @@ from sd_jax.vae import VAEConfig, encode_images
 _WIDTH = 64
 _KERNEL_GAIN = 2.0
 _NARROW_LOGVAR = -10.0
+_WARMTH = np.array([1.0, 0.0, -1.0], np.float32)
 _LIVELY_GAIN = 6.0**0.5
 _EXTRACTOR_KERNEL = "feature_extractor/(?!zero_convs).*/kernel"
 
@@ -109,11 +112,15 @@ def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -
 
 
 def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:
-    """Returns the smallest Stable Diffusion that has everything to learn, and can.
+    """Returns the smallest Stable Diffusion that has everything to learn, within minutes.
 
     The UNet is new. The autoencoder and the towers are random, like those of `random_model`, and
-    never trained: what they make of pictures and words differs from one to the next, which is
-    enough. As from a trained autoencoder, latents are of unit variance and nearly without noise.
+    stay so: what they make of pictures and words differs from one to the next, which is enough.
+
+    Three things make the conditions worth learning. The model predicts velocity, at noisy
+    timesteps nearly the image itself, where noise would be told by its input. Its latents are of
+    unit variance with little noise of their own. And the autoencoder sees how warm a colour is and
+    nothing else: of all that a picture shows, depth tells most about that in the procedural world.
 
     Args:
       images: in [-1, 1]; on these the latents' variance is measured.
@@ -121,45 +128,55 @@ def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:
     """
     model = random_model(smallest_config(), seed, ("vae", "text_encoder", "image_encoder"))
     unet = dataclasses.replace(smallest_config().unet, block_out_channels=(32, 64))
-    component = next(item for item in COMPONENTS if item.name == "unet")
-    moments = {name: np.array(array) for name, array in model.params["vae"]["quant_conv"].items()}
-    latent_channels = model.config.vae.latent_channels
-    moments["kernel"][..., latent_channels:] = 0.0
-    moments["bias"][latent_channels:] = _NARROW_LOGVAR
+    vae, autoencoder = model.config.vae, _warm_and_narrow(flat_params(model.params["vae"]))
     params = {
         **model.params,
-        "unet": nested_params(fresh_params(component, unet, seed)),
-        "vae": {**model.params["vae"], "quant_conv": moments},
+        "unet": nested_params(fresh_params(_component("unet"), unet, seed)),
+        "vae": nested_params(autoencoder),
     }
-    unscaled = dataclasses.replace(model.config.vae, scaling_factor=1.0)
-    deviation = float(jnp.std(encode_images(unscaled, params["vae"], images)))
-    vae = dataclasses.replace(unscaled, scaling_factor=1.0 / deviation)
-    return Model(params, dataclasses.replace(model.config, unet=unet, vae=vae))
+    vae = dataclasses.replace(vae, scaling_factor=1.0)
+    deviation = float(jnp.std(encode_images(vae, params["vae"], images)))
+    config = dataclasses.replace(
+        model.config,
+        unet=unet,
+        vae=dataclasses.replace(vae, scaling_factor=1.0 / deviation),
+        schedule=ScheduleConfig(prediction_type="v_prediction"),
+    )
+    return Model(params, config)
 
 
 def untrained_fuser(model: Model, seed: int = 0) -> Model:
-    """Returns a local fuser alone that starts from a model's UNet and learns within minutes.
+    """Returns a local fuser alone that starts from a model's UNet and can learn within minutes.
 
-    Like `cnc_jax.surgery.init_local`, but with narrow stems, and with weights of the feature
-    extractor so large that the maps still show behind it: PyTorch's initialisation leaves a
-    hundredth of them, which takes thousands of steps to make up for.
+    Like `cnc_jax.surgery.init_local`, but with narrow stems, and with kernels of the feature
+    extractor so large that the maps still show behind it: PyTorch's initialisation leaves less
+    than a hundredth of them there, which takes long to make up for.
 
     Args:
       model: with the UNet.
       seed: of the new weights.
     """
     config = dataclasses.replace(smallest_config().local_fuser, unet=model.config.unet)
-    component = next(item for item in COMPONENTS if item.name == "local_fuser")
-    flat = fresh_params(component, config, seed)
     donor = flat_params(model.params["unet"])
-    flat |= {
-        path: np.asarray(donor[path])
-        for path, array in flat.items()
-        if path in donor and donor[path].shape == array.shape
-    }
-    flat = {
-        path: array * _LIVELY_GAIN if re.fullmatch(_EXTRACTOR_KERNEL, path) else array
-        for path, array in flat.items()
-    }
+    flat = fresh_params(_component("local_fuser"), config, seed)
+    for path, array in flat.items():
+        if path in donor and donor[path].shape == array.shape:
+            flat[path] = np.asarray(donor[path])
+        elif re.fullmatch(_EXTRACTOR_KERNEL, path):
+            flat[path] = array * _LIVELY_GAIN
     params = {"local_fuser": nested_params(flat)}
     return Model(params, CnCConfig(schedule=model.config.schedule, local_fuser=config))
+
+
+def _component(name: str) -> Component:
+    return next(component for component in COMPONENTS if component.name == name)
+
+
+def _warm_and_narrow(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns an autoencoder that sees red minus blue, and whose posterior is narrow."""
+    kernel, bias = np.array(flat["quant_conv/kernel"]), np.array(flat["quant_conv/bias"])
+    half = len(bias) // 2
+    kernel[..., half:], bias[half:] = 0.0, _NARROW_LOGVAR
+    warm = flat["encoder/conv_in/kernel"][:, :, :1] * _WARMTH[:, None]
+    changed = {"quant_conv/kernel": kernel, "quant_conv/bias": bias}
+    return {**flat, **changed, "encoder/conv_in/kernel": warm}

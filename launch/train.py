@@ -1,4 +1,4 @@
-"""Training, on one device or many, that goes on where it was stopped.
+r"""Training, on one device or many, that goes on where it was stopped.
 
 python -m launch.train --config=configs/cnc.py:stage=local --workdir=runs/local \
     --config.init=uni.ckpt --config.data=shards/coco

@@ -21,7 +21,8 @@ _FREE = frozenset(
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns the settings that change a run's results and differ, one text each.
 
-    The number of steps may grow or shrink, unless the learning rate follows from it.
+    The number of steps may grow or shrink, unless the learning rate follows from it. A setting that
+    only one version of the program has is not compared: its default is what there was before.
 
     Args:
       old: settings that the run was started with.
@@ -30,7 +31,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     decays = new.get("schedule", "constant") != "constant"
     free = _FREE - {"num_steps", "num_epochs"} if decays else _FREE
     return [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if name not in free and old.get(name) != new.get(name)
+        f"{name} was {old[name]!r} and is {new[name]!r}"
+        for name in sorted(old.keys() & new.keys())
+        if name not in free and old[name] != new[name]
     ]

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from cnc_jax.convert import COMPONENTS
@@ -79,11 +80,7 @@ class Run:
         self._plan, self._config = plan, plan.request.config
         self._folder, self._mesh = plan.folder, plan.mesh
         self._num_steps = plan.data.num_steps
-        key = jax.random.key(self._config.seed)
-        self._keys: list[KeyArray] = [
-            jax.device_put(jax.random.fold_in(key, purpose), replicated(self._mesh))
-            for purpose in (_TRAIN, _EVAL)
-        ]
+        self._keys = _make_keys(self._config.seed, self._mesh)
         self._optimizer = make_optimizer(plan.request.optimizer(self._num_steps))
         self._write_folder()
         self._checkpoints = Checkpoints(
@@ -260,7 +257,7 @@ class Run:
             self._keys[_EVAL],
             num_buckets=_EVAL_BUCKETS,
             num_train_timesteps=self._experiment.config.schedule.num_train_timesteps,
-            place=lambda array: jax.device_put(array, replicated(self._mesh)),
+            place=lambda array: _placed(array, replicated(self._mesh), np.int32),
         )
         self._watch.evaluated(step, values)
 
@@ -274,12 +271,22 @@ class Run:
         self._checkpoints.save(step, state, meta)
 
 
+def _make_keys(seed: int, mesh: Mesh) -> list[KeyArray]:
+    """Returns the run's keys by purpose, made on the devices: no process may put one on others'."""
+
+    def make() -> list[KeyArray]:
+        key = jax.random.key(seed)
+        return [jax.random.fold_in(key, purpose) for purpose in (_TRAIN, _EVAL)]
+
+    return jax.jit(make, out_shardings=replicated(mesh))()
+
+
 def _looked_at(state: TrainState) -> Params:
     """Returns the parameters that evaluations and pictures use: the average, where one is kept."""
     return state.params if state.ema is None else state.ema
 
 
-def _placed(tree: Params, tree_of_shardings: Any, dtype: Any) -> Params:
+def _placed(tree: Any, tree_of_shardings: Any, dtype: Any) -> Any:
     """Returns host arrays on the mesh; each process hands over the parts that it holds."""
 
     def place(array: Any, sharding: Any) -> jax.Array:

@@ -93,10 +93,6 @@ def plan_start(request: TrainRequest) -> Start:
     Raises:
       TrainError: the checkpoints cannot be used, or lack what the stage needs.
     """
-    if not request.init:
-        raise TrainError(
-            ["init is empty; name the checkpoints to start from, such as a Stable Diffusion file"]
-        )
     opened = _open(request, request.init)
     stage = request.config.stage
     surgery = _surgery(request, opened, stage)

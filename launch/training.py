@@ -48,10 +48,12 @@ def plan_run(config: Any, workdir: str) -> Plan:
     """
     request, problems = parse_request(config, workdir)
     problems += setting_problems(config)
+    folder = RunFolder(request.workdir)
+    if not request.init and not is_converted(folder.model):
+        problems.append("init is empty; name checkpoints to start from, such as Stable Diffusion's")
     if problems:
         # What follows would only repeat them.
         raise TrainError(problems)
-    folder = RunFolder(request.workdir)
     mesh = collect(problems, lambda: make_mesh(request.mesh))
     if mesh is not None:
         batch = (config.global_batch_size, config.accumulation)

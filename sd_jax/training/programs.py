@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from sd_jax.training.mesh import batch_sharding, replicated
 
@@ -45,7 +45,7 @@ class Programs:
         function: Callable[..., Any],
         shardings: Mapping[int, Any],
         out_shardings: Any,
-        mesh: Mesh,
+        mesh: Mesh | AbstractMesh,
         *,
         donate: Sequence[int] = (),
     ) -> None:
