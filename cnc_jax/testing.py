@@ -60,14 +60,7 @@ def tiny_config(num_layers: int = 2) -> CnCConfig:
 def smallest_config() -> CnCConfig:
     """Returns the smallest sizes with everything in it, which compile in seconds."""
     width = 16
-    unet = UNetConfig(
-        block_out_channels=(width, 2 * width),
-        layers_per_block=1,
-        attention_levels=(True, False),
-        num_heads=2,
-        cross_attention_dim=width,
-        norm_num_groups=8,
-    )
+    unet = _smallest_unet(width, 2 * width)
     tower: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -79,9 +72,7 @@ def smallest_config() -> CnCConfig:
         vae=VAEConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
         text_encoder=CLIPTextConfig(**tower),
         image_encoder=CLIPVisionConfig(image_size=28, projection_dim=width, **tower),
-        local_fuser=LocalFuserConfig(
-            unet=unet, stem_channels=(8, 8, 8, 8), inject_channels=(8, 12)
-        ),
+        local_fuser=_smallest_fuser(unet),
         global_fuser=GlobalFuserConfig(embedding_dim=width),
     )
 
@@ -127,7 +118,7 @@ def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:
       seed: of the weights.
     """
     model = random_model(smallest_config(), seed, ("vae", "text_encoder", "image_encoder"))
-    unet = dataclasses.replace(smallest_config().unet, block_out_channels=(32, 64))
+    unet = _smallest_unet(32, 64)
     vae, autoencoder = model.config.vae, _warm_and_narrow(flat_params(model.params["vae"]))
     params = {
         **model.params,
@@ -156,7 +147,7 @@ def untrained_fuser(model: Model, seed: int = 0) -> Model:
       model: with the UNet.
       seed: of the new weights.
     """
-    config = dataclasses.replace(smallest_config().local_fuser, unet=model.config.unet)
+    config = _smallest_fuser(model.config.unet)
     donor = flat_params(model.params["unet"])
     flat = fresh_params(_component("local_fuser"), config, seed)
     for path, array in flat.items():
@@ -166,6 +157,21 @@ def untrained_fuser(model: Model, seed: int = 0) -> Model:
             flat[path] = array * _LIVELY_GAIN
     params = {"local_fuser": nested_params(flat)}
     return Model(params, CnCConfig(schedule=model.config.schedule, local_fuser=config))
+
+
+def _smallest_unet(*channels: int) -> UNetConfig:
+    return UNetConfig(
+        block_out_channels=channels,
+        layers_per_block=1,
+        attention_levels=(True, False),
+        num_heads=2,
+        cross_attention_dim=16,
+        norm_num_groups=8,
+    )
+
+
+def _smallest_fuser(unet: UNetConfig) -> LocalFuserConfig:
+    return LocalFuserConfig(unet=unet, stem_channels=(8, 8, 8, 8), inject_channels=(8, 12))
 
 
 def _component(name: str) -> Component:

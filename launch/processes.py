@@ -44,6 +44,8 @@ def start_processes(
         found.
       ConnectionError: process 0 does not answer.
     """
+    # Pretended devices of one CPU hang when programs that wait for each other's are in flight.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     given = Place(
         coordinator or None,
         None if num_processes == 0 else num_processes,

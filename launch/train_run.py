@@ -30,7 +30,7 @@ from sd_jax.convert.store import Converted, open_converted
 from sd_jax.training.checkpoints import Checkpoints
 from sd_jax.training.evaluation import evaluate, make_eval_step
 from sd_jax.training.flops import flops_of
-from sd_jax.training.loop import Task, fit
+from sd_jax.training.loop import StepReport, Task, fit
 from sd_jax.training.mesh import describe_batch, global_batch, replicated
 from sd_jax.training.optim import make_optimizer
 from sd_jax.training.partition import split_params
@@ -41,6 +41,7 @@ from sd_jax.training.sharding import REPLICATED, RULES, shardings
 from sd_jax.training.signals import StopRequest
 from sd_jax.training.state import TrainState, make_state
 from sd_jax.training.step import make_train_step
+from sd_jax.training.together import failing_together
 from sd_jax.typing import KeyArray, Params
 
 _EVAL_BUCKETS = 10
@@ -73,7 +74,7 @@ class Run:
     """A run whose model and state are on the devices; made anew or restored.
 
     Args:
-      plan: of `launch.training.plan_run`.
+      plan: of `launch.training.plan_run`; its folder is held (`RunFolder.held`).
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -94,6 +95,7 @@ class Run:
         self._first_step = int(self._state.step)
         self._watch = Watch(plan.request, self._folder, self._num_steps, self._first_step)
         self._steps, self._eval_steps = self._programs()
+        self._num_programs = 0
         self._eval_batches: list[dict[str, jax.Array]] = []
 
     def __enter__(self) -> Run:
@@ -122,7 +124,7 @@ class Run:
                 self._keys[_TRAIN],
                 num_steps=self._num_steps,
                 place=self._place_batch,
-                report=self._watch.report,
+                report=self._report,
                 tasks=self._tasks(),
                 stopper=stopper,
                 max_skipped=self._config.max_skipped,
@@ -139,16 +141,13 @@ class Run:
 
     def _write_folder(self) -> None:
         """Writes what the run starts from, and its settings, before anything is computed."""
-        if is_main():
-            self._folder.path.mkdir(parents=True, exist_ok=True)
-            if self._plan.start is not None:
-                say(f"writing {self._folder.model} ...")
-                say(self._plan.start.write(self._folder.model))
-            self._folder.write(self._plan.settings)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("folder")
+        folder = self._folder
+        with failing_together(OSError(f"process 0 could not write {folder.path}, and tells why")):
+            if is_main():
+                if self._plan.start is not None:
+                    say(f"writing {folder.model} ...")
+                    say(self._plan.start.write(folder.model))
+                folder.write(self._plan.settings)
 
     def _load(self, base: Converted) -> tuple[Params, TrainState]:
         """Returns the frozen parameters and the state: the newest one, or that of a new run."""
@@ -229,6 +228,11 @@ class Run:
 
     def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         return global_batch(self._mesh, batch, self._config.global_batch_size)
+
+    def _report(self, report: StepReport) -> None:
+        count = len(self._steps)
+        self._watch.report(report, compiled=count > self._num_programs)
+        self._num_programs = count
 
     def _tasks(self) -> list[Task]:
         """Returns what is done between steps; saving comes last, so that it stands for the rest."""

@@ -84,11 +84,12 @@ class Watch:
         self._writers.text("preflight", "\n".join(lines))
         check_memory(memory, limit, config)
 
-    def report(self, report: StepReport) -> None:
+    def report(self, report: StepReport, compiled: bool = False) -> None:
         """Takes in a step; writes and prints at intervals.
 
         Args:
           report: of the step.
+          compiled: whether a program was compiled in its time.
         """
         self._trace(report.step)
         self._bar.update()
@@ -102,7 +103,7 @@ class Watch:
         if math.isfinite(metrics["loss"]):
             self._losses.append(metrics["loss"])
         if self._throughput is not None:
-            self._throughput.update(report.seconds, report.input_seconds)
+            self._throughput.update(report.seconds, report.input_seconds, compiled=compiled)
         is_last = report.step == self._num_steps
         if not config.log_every or (report.step % config.log_every and not is_last):
             return

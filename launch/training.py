@@ -31,8 +31,10 @@ def train(config: Any, workdir: str) -> bool:
 
     Raises:
       TrainError: the run cannot start; lists every problem.
+      OSError: the folder cannot be written to, or another run does so.
     """
-    with Run(plan_run(config, workdir)) as run:
+    plan = plan_run(config, workdir)
+    with plan.folder.held(), Run(plan) as run:
         return run.train()
 
 

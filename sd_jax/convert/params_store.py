@@ -22,7 +22,9 @@ _AGAIN = "copy it or convert the source again"
 
 def save_params(folder: Path, params: Params) -> None:
     """Writes a tree of arrays to `folder`, and their checksums to `folder`.json."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    # Orbax takes arrays on devices for parts of what all processes write together.
+    params = jax.tree.map(np.asarray, params)
+    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
         checkpointer.save(folder.absolute(), params)
     _checksum_file(folder).write_text(json.dumps(_checksums(params)) + "\n", encoding="utf-8")
 
@@ -33,7 +35,7 @@ def params_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       CheckpointError: the folder is damaged.
     """
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with tree_reader() as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata
         except (OSError, ValueError, KeyError) as error:
@@ -62,7 +64,7 @@ def load_params(folder: Path, abstract: Params) -> Params:
     tree = nested_params(stored)
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with tree_reader() as checkpointer:
             params = checkpointer.restore(
                 folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=on_host)
             )
@@ -74,6 +76,18 @@ def load_params(folder: Path, abstract: Params) -> Params:
     found = _checksums(params)
     _raise(folder, [f"altered: {path}" for path in found if found[path] != expected.get(path)])
     return params
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Returns what keeps Orbax from waiting for the other processes of a run."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+
+
+def tree_reader() -> ocp.Checkpointer:
+    """Returns a reader of trees of arrays that needs no other process."""
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone())
+    return ocp.Checkpointer(handler, multiprocessing_options=alone())
 
 
 def _checksums(params: Params) -> dict[str, int]:

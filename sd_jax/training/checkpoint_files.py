@@ -5,15 +5,18 @@ All processes of a run call these functions together.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from sd_jax.training.checkpoint_record import CheckpointDamaged
+from sd_jax.training.together import failing_together, sync
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _LONG = 300
@@ -45,8 +48,9 @@ def open_manager(folder: Path, keep_last: int, keep_every: int) -> Any:
         preservation_policy=policies.AnyPreservationPolicy(kept),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("asyncio").addFilter(_is_news)
     remove_leftovers(folder)
-    _sync("leftovers of checkpoints removed")
+    sync("leftovers of checkpoints removed")
     return ocp.CheckpointManager(folder, options=options)
 
 
@@ -78,19 +82,8 @@ def read_item(folder: Path, handler: Any, arguments: Any) -> Any:
       handler: Orbax's of its kind.
       arguments: Orbax's for restoring.
     """
-    failure, item = None, None
-    try:
-        item = handler.restore(folder, args=arguments)
-    except Exception as error:
-        failure = error
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        if multihost_utils.process_allgather(np.array(failure is not None)).any():
-            raise failure or CheckpointDamaged("another process could not read it")
-    if failure is not None:
-        raise failure
-    return item
+    with failing_together(CheckpointDamaged("another process could not read it")):
+        return handler.restore(folder, args=arguments)
 
 
 def set_aside(folder: Path, steps: Sequence[int]) -> None:
@@ -101,19 +94,26 @@ def set_aside(folder: Path, steps: Sequence[int]) -> None:
             while (folder / name).exists():
                 name, number = f"{step}.damaged{number}", number + 1
             (folder / str(step)).rename(folder / name)
-    _sync("damaged checkpoints set aside")
+    sync("damaged checkpoints set aside")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns False for the second and later arrays that Orbax could not write, each a traceback.
+
+    The first one's error is raised, and would drown in them.
+    """
+    message = record.getMessage()
+    return "never retrieved" not in message or "orbax" not in message
 
 
 def in_short(error: Exception) -> str:
-    """Returns the first line; of a long one both ends, as TensorStore names the cause last."""
+    """Returns the kind of error, the system's reason where TensorStore gives its number, the text.
+
+    Of a long text the first line's ends.
+    """
     line = next(iter(str(error).strip().splitlines()), "")
     if len(line) > _LONG:
         line = f"{line[: _LONG // 3]} ... {line[-_LONG // 3 * 2 :]}"
-    return f"{type(error).__name__}: {line}"
-
-
-def _sync(what: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    reason = f"{os.strerror(int(number[1]))}: " if number else ""
+    return f"{type(error).__name__}: {reason}{line}"

@@ -99,10 +99,8 @@ def device_memory(device: Any) -> int | None:
         return int(stats["bytes_limit"])
     if device.platform != "cpu":
         return None
-    try:
-        import psutil
-    except ModuleNotFoundError:
-        return None
+    import psutil
+
     # What this process holds already is mostly the run's own parameters.
     ours = psutil.Process().memory_info().rss
     return (psutil.virtual_memory().available + ours) // jax.local_device_count()

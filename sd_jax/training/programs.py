@@ -54,6 +54,10 @@ class Programs:
         self._donate = tuple(donate)
         self._programs: dict[Any, Program] = {}
 
+    def __len__(self) -> int:
+        """Returns how many were compiled."""
+        return len(self._programs)
+
     def __call__(self, *arguments: Any) -> Any:
         """Returns the function's outputs."""
         return self.program(*arguments).compiled(*arguments)

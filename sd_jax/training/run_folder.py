@@ -1,5 +1,6 @@
 """The folder of a training run: what is in it, and whether a command may go on with it.
 
+    WORKDIR/.lock            held by the run that writes here
     WORKDIR/run.json         settings and data that the results follow from
     WORKDIR/model/           what the run started from, as a converted directory
     WORKDIR/checkpoints/     states of the training, by step
@@ -12,12 +13,19 @@ Nothing outside of it is needed to go on but the data.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
+from filelock import FileLock, Timeout
+
+from sd_jax.training.together import failing_together, sync
 
 FORMAT = "cnc_fgdm_jax.run"
 VERSION = 1
@@ -70,6 +78,47 @@ class RunFolder:
             raise ValueError(
                 f"{self.record}: is no record of a run of this version ({error}); choose another "
                 "workdir"
+            ) from error
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other runs out of the folder, which is made if it is not there.
+
+        All processes of a run call this together; the system lets go of it when the run dies.
+
+        Raises:
+          OSError: another run is writing to it, or it cannot be made.
+        """
+        # Gloo waits half a minute for a process to join, but for any time for one that has.
+        sync("all settings are good")
+        lock = FileLock(self.path / ".lock", timeout=0)
+        failure = OSError(f"process 0 cannot write to {self.path}, and tells why")
+        with failing_together(failure):
+            if jax.process_index() == 0:
+                self._acquire(lock)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise OSError(
+                f"{self.path}: another run is writing to it; wait for its end or choose another "
+                "workdir"
+            ) from error
+        except NotImplementedError:
+            warnings.warn(
+                f"{self.path} is on a file system without locks: make sure that no other run "
+                "writes to it",
+                stacklevel=2,
+            )
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written to ({error}); choose another workdir"
             ) from error
 
     def write(self, settings: Mapping[str, Any]) -> None:

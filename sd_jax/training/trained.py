@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from sd_jax.convert.component import Component
+from sd_jax.convert.params_store import alone, tree_reader
 from sd_jax.convert.source import CheckpointError
 from sd_jax.convert.store import Converted, is_converted, open_converted
 from sd_jax.training.checkpoint_record import CheckpointDamaged, from_json
@@ -90,7 +91,8 @@ def _read(folder: RunFolder, step: int) -> Mapping[str, np.ndarray]:
 
     place = (folder.checkpoints / str(step)).absolute()
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        handler = ocp.JsonCheckpointHandler(multiprocessing_options=alone())
+        with ocp.Checkpointer(handler, multiprocessing_options=alone()) as checkpointer:
             record = from_json(checkpointer.restore(place / "meta"))
         kept = "ema" if any(path.startswith("ema/") for path in record.shapes) else "params"
         paths = [path for path in record.shapes if path.startswith(f"{kept}/")]
@@ -98,7 +100,7 @@ def _read(folder: RunFolder, step: int) -> Mapping[str, np.ndarray]:
             {path: jax.ShapeDtypeStruct(record.shapes[path], record.dtypes[path]) for path in paths}
         )
         on_host: Any = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with tree_reader() as checkpointer:
             arguments = ocp.args.PyTreeRestore(
                 item=tree, restore_args=on_host, partial_restore=True
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import signal
 import time
@@ -160,6 +161,55 @@ def test_a_polite_signal_saves_at_the_step_and_tells_so(plain, tmp_path):
     assert max(metrics(workdir)) == int(saved[0])
     assert "goes on from step" in train(workdir, "local", **settings)
     check_equal(workdir, expected)
+
+
+def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(plain, tmp_path):
+    settings, expected = plain
+    workdir = tmp_path / "run"
+    process = start(workdir, "local", **settings)
+    assert process.stdout is not None
+    lines, hard = [], resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if (workdir / "checkpoints" / "5").is_dir():
+                # Less than a checkpoint's arrays, more than the log.
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, hard))
+        process.wait(TIMEOUT_S)
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert process.returncode == 2, "".join(lines)
+    assert "was not saved in" in lines[-1], "".join(lines[-40:])
+    assert "start again with the same workdir" in lines[-1]
+    assert (workdir / "checkpoints" / "5").is_dir()
+    assert "goes on from step" in train(workdir, "local", **settings)
+    check_equal(workdir, expected)
+
+
+@pytest.mark.parametrize("place", ["/sys/run", "/sys"])
+def test_a_folder_that_nobody_may_write_to_is_told(place, start_folder, shards):
+    settings = settings_of("plain", start_folder, shards)
+    output = train(Path(place), "local", status=2, **settings)
+    assert f"error: {place} cannot be written to (" in output
+    assert "loading" not in output
+
+
+def test_two_runs_do_not_share_a_folder(plain, tmp_path):
+    settings, _ = plain
+    endless = {**settings, "num_steps": 100_000}
+    process = start(tmp_path, "local", **endless)
+    assert process.stdout is not None
+    try:
+        assert any(line.startswith("step 1/") for line in process.stdout)
+        before = set(tmp_path.iterdir())
+        assert "another run is writing to it" in train(tmp_path, "local", status=2, **endless)
+        assert set(tmp_path.iterdir()) == before
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
 
 
 def test_a_finished_run_says_so(plain):
