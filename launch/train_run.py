@@ -230,7 +230,7 @@ class Run:
         return global_batch(self._mesh, batch, self._config.global_batch_size)
 
     def _report(self, report: StepReport) -> None:
-        count = len(self._steps)
+        count = self._steps.count
         self._watch.report(report, compiled=count > self._num_programs)
         self._num_programs = count
 

@@ -54,8 +54,9 @@ class Programs:
         self._donate = tuple(donate)
         self._programs: dict[Any, Program] = {}
 
-    def __len__(self) -> int:
-        """Returns how many were compiled."""
+    @property
+    def count(self) -> int:
+        """Number of programs compiled."""
         return len(self._programs)
 
     def __call__(self, *arguments: Any) -> Any:

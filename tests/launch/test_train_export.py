@@ -25,6 +25,7 @@ from launch.train_request import parse_request
 from launch.train_start import plan_start
 from launch.training import train
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
+from sd_jax.convert.component import LayoutName
 from sd_jax.convert.export import (
     export_diffusers,
     export_ldm,
@@ -130,7 +131,9 @@ def in_torch(kernel: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(kernel.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(kernel.ndim)))
 
 
-def check_trained(folder: Path, step: int, layout: str, found: Mapping[str, Any]) -> set[str]:
+def check_trained(
+    folder: Path, step: int, layout: LayoutName, found: Mapping[str, Any]
+) -> set[str]:
     """Checks that all that was trained stands in a file as in a checkpoint; returns its names."""
     stored = state_bytes(folder, step)
     kept = "ema" if any(path.startswith("ema/") for path in stored) else "params"
@@ -140,8 +143,8 @@ def check_trained(folder: Path, step: int, layout: str, found: Mapping[str, Any]
         if component.name not in converted.configs:
             continue
         shapes = flat_params(component.abstract_params(converted.configs[component.name]))
-        prefix = component.layouts[layout].prefix  # type: ignore[index]
-        for entry in component.table(layout, converted.configs[component.name]):  # type: ignore
+        prefix = component.layouts[layout].prefix
+        for entry in component.table(layout, converted.configs[component.name]):
             content = stored.get(f"{kept}/{component.name}/{entry.path}")
             if content is not None:
                 array = np.frombuffer(content, np.float32).reshape(shapes[entry.path].shape)
