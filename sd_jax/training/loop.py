@@ -54,7 +54,7 @@ class StepReport:
       step: number of steps done with it.
       metrics: of the step, as numbers.
       seconds: since the report before.
-      input_seconds: of these, spent waiting for the batch.
+      input_seconds: of these, spent waiting for batches; while one step runs, for the next one's.
       names: of the batch's records, as far as this process knows.
     """
 
@@ -105,31 +105,32 @@ def fit(
     if done == 0:
         _run_tasks(tasks, 0, state, lambda task: task.at_start)
     pending: _Pending | None = None
-    clock = time.perf_counter()
+    clock, waited = time.perf_counter(), 0.0
     stopped = False
     while done < num_steps and not stopped:
         started = time.perf_counter()
         batch = next(batches)
         placed = place(batch)
-        input_seconds = time.perf_counter() - started
+        waited += time.perf_counter() - started
         with jax.profiler.StepTraceAnnotation("train", step_num=done):
             state, metrics = step_fn(state, frozen, placed, key)
         done += 1
         if pending is not None:
-            clock = pending.finish(report, clock, max_skipped)
-        pending = _Pending(done, metrics, input_seconds, batch.get("names", ()))
+            clock, waited = pending.finish(report, clock, waited, max_skipped), 0.0
+        pending = _Pending(done, metrics, batch.get("names", ()))
         stopped = stopper is not None and stopper.agreed(done)
         is_last = done == num_steps or stopped
         if is_last or any(_is_due(task, done) for task in tasks):
             # Whoever saves or looks at the state should find the log complete.
-            clock, pending = pending.finish(report, clock, max_skipped), None
+            pending.finish(report, clock, waited, max_skipped)
+            pending = None
             _run_tasks(
                 tasks,
                 done,
                 state,
                 lambda task, last=is_last, now=done: _is_due(task, now) or (last and task.at_end),
             )
-            clock = time.perf_counter()
+            clock, waited = time.perf_counter(), 0.0
     return state, done >= num_steps
 
 
@@ -139,16 +140,19 @@ class _Pending:
 
     step: int
     metrics: Mapping[str, Any]
-    input_seconds: float
     names: Sequence[str]
 
     def finish(
-        self, report: Callable[[StepReport], object], clock: float, max_skipped: int
+        self,
+        report: Callable[[StepReport], object],
+        clock: float,
+        waited: float,
+        max_skipped: int,
     ) -> float:
         """Waits for the step, reports it, and returns the time."""
         values = {name: float(np.asarray(value)) for name, value in self.metrics.items()}
         now = time.perf_counter()
-        report(StepReport(self.step, values, now - clock, self.input_seconds, self.names))
+        report(StepReport(self.step, values, now - clock, waited, self.names))
         if values["skipped_in_a_row"] > max_skipped:
             raise DivergedError(
                 f"step {self.step}: {max_skipped + 1} steps in a row had a loss or gradient that "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,21 @@ def test_the_next_batch_is_taken_before_the_last_step_is_waited_for():
     loop = Loop()
     loop.run(3)
     assert loop.events == ["batch 0", "batch 1", "report 1", "batch 2", "report 2", "report 3"]
+
+
+def test_waiting_for_batches_is_part_of_the_time_in_which_it_happened(monkeypatch):
+    loop, take = Loop(), Loop.batches
+
+    def slow_batches(self):
+        for number, batch in enumerate(take(self)):
+            time.sleep(0.2 if number == 2 else 0)
+            yield batch
+
+    monkeypatch.setattr(Loop, "batches", slow_batches)
+    loop.run(4, loop.task("look", 4))
+    # The third batch is taken while the second step runs.
+    assert [report.input_seconds >= 0.2 for report in loop.reports] == [False, True, False, False]
+    assert all(report.input_seconds <= report.seconds for report in loop.reports)
 
 
 def test_tasks_run_after_the_report_of_their_step():
