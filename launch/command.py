@@ -6,7 +6,9 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from launch.settings_help import describe_settings
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _USERS_ERROR = 2
 _STOPPED = 130
+_GOODBYE_S = 10
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull", "-?"}
 
 
@@ -32,7 +35,31 @@ def run(main: Callable[[], None], settings: str | None = None) -> None:
       main: the command.
       settings: module of its config file, of which `--help` shows every setting.
     """
-    app.run(lambda argv: main(), flags_parser=functools.partial(_parse_flags, settings))
+    try:
+        app.run(lambda argv: main(), flags_parser=functools.partial(_parse_flags, settings))
+    except SystemExit as end:
+        if end.code in (_USERS_ERROR, _STOPPED):
+            _leave(end.code)
+        raise
+
+
+def _leave(status: int) -> None:
+    """Ends the process where its usual end would wait, or fall over what other threads are doing.
+
+    Several processes say goodbye to each other; one that fails alone cannot wait for those that
+    wait for it in the middle of a step. And a compiler that is interrupted crashes at the end.
+    """
+    if status != _STOPPED:
+        if not jax.distributed.is_initialized():
+            return
+        goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        goodbye.start()
+        goodbye.join(_GOODBYE_S)
+        if not goodbye.is_alive():
+            return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
@@ -46,12 +73,27 @@ def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
         cause: BaseException = error
         while cause.__context__ is not None and isinstance(cause.__context__, ValueError):
             cause = cause.__context__
-        # A KeyError's text is the representation of its text.
-        text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
-        _fail(f"{str(text).strip()}; --help lists the settings")
+        _fail(f"{_in_words(cause, argv)}; --help lists the settings")
     if len(rest) > 1:
         _fail(f"unknown arguments: {' '.join(rest[1:])}; --help lists what there is")
     return rest
+
+
+def _in_words(cause: BaseException, argv: list[str]) -> str:
+    """Returns what is wrong with the flags."""
+    # A KeyError's text is the representation of its text, here of a KeyError's text again.
+    text = str(cause.args[0] if isinstance(cause, KeyError) and cause.args else cause).strip()
+    unknown = re.search(r"Did you mean [\"'](\w+)[\"'] instead of [\"'](\w+)[\"']", text)
+    if unknown is not None:
+        return f"there is no setting {unknown[2]!r}; did you mean {unknown[1]!r}?"
+    value = re.search(
+        r"(?:could not convert string to float|invalid literal for int).*: '(.*)'", text
+    )
+    if value is not None:
+        flag = next((item for item in argv if item.endswith(f"={value[1]}")), value[1])
+        kind = "a whole number" if "int()" in text else "a number"
+        return f"{flag.lstrip('-')}: expected {kind}"
+    return text
 
 
 def _help(settings: str | None) -> str:

@@ -34,7 +34,9 @@ export no_proxy="${no_proxy:+$no_proxy,}$nodes" NO_PROXY="${NO_PROXY:+$NO_PROXY,
 
 # All tasks end with status 75 by themselves, one a little after the other: the first must not take
 # the rest with it (--kill-on-bad-exit=0). Where one fails, the others have 5 minutes.
-srun --kill-on-bad-exit=0 --wait=300 python -m launch.train --config.distributed=True "$@"
+# srun has not taken the number of cores from the job since SLURM 22.05.
+srun --kill-on-bad-exit=0 --wait=300 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    python -m launch.train --config.distributed=True "$@"
 status=$?
 
 # 75: saved, and not done. Whoever cancels the job does not want it back, and SLURM itself requeues

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ from sd_jax.training.checkpoint_record import (
     to_json,
 )
 from sd_jax.training.integrity import health
+from sd_jax.training.together import failing_together, is_same
 
 _USE_PREVIOUS = "--config.on_damaged_checkpoint=previous goes on from the one before"
 
@@ -135,7 +138,7 @@ class Checkpoints:
           ValueError: the checkpoint's arrays are not those expected (lists all that differ), or
             there is none of this step.
         """
-        candidates = [known for known in self.steps() if step is None or known <= step]
+        candidates = [known for known in self._agreed_steps() if step is None or known <= step]
         if step is not None and step not in candidates:
             raise ValueError(f"{self._folder} has no step {step}, but {self.steps() or 'none'}")
         damaged: dict[int, str] = {}
@@ -155,6 +158,23 @@ class Checkpoints:
         if damaged:
             raise CheckpointDamaged("\n- ".join(["no checkpoint is good:", *damaged.values()]))
         return None
+
+    def _agreed_steps(self) -> list[int]:
+        """Returns the committed steps that all processes see.
+
+        Raises:
+          ValueError: some see others, even after a while: file systems over a network are slow to
+            tell.
+        """
+        for wait_s in (0, 1, 5, 25):
+            time.sleep(wait_s)
+            steps = self.steps()
+            if is_same(zlib.crc32(repr(steps).encode()) >> 1):
+                return steps
+        raise ValueError(
+            f"{self._folder}: the processes of this run see different checkpoints, this one "
+            f"{steps or 'none'}; the workdir must be one folder that all of them share"
+        )
 
     def meta(self, step: int | None = None) -> dict[str, Any] | None:
         """Returns what was saved with a step, by default the newest, or None if there is none.
@@ -227,9 +247,12 @@ class Checkpoints:
                 f"{self._folder}: step {step} does not fit this run; use its settings, or another "
                 "workdir\n- " + listed(problems, "\n- ")
             )
-        with self._damage_named(step):
+        other = CheckpointDamaged(f"{self._folder}: another process finds step {step} damaged")
+        # All processes, or none, go on to what they compute together.
+        with failing_together(other), self._damage_named(step):
             folder, handler = self._folder / str(step) / "state", ocp.StandardCheckpointHandler()
             state = files.read_item(folder, handler, ocp.args.StandardRestore(abstract))
+        with failing_together(other), self._damage_named(step):
             changed = altered(record, health(state).checksums)
             if changed:
                 raise CheckpointDamaged(f"altered: {listed(changed)}")

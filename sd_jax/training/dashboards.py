@@ -46,9 +46,9 @@ class TensorBoard:
             # Names hold the second of their start, so that two of one second would be one file.
             self._events = EventsWriter(str(self._folder / "events"), f".{secrets.token_hex(4)}")
         self._closed = False
-        if first_step:
-            start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-            self._write(first_step, session_log=start)
+        # What an earlier start wrote from here on, without a checkpoint to go on from, is hidden.
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._write(first_step, session_log=start)
         self.text("config", json.dumps(config, indent=2, default=str))
 
     def scalars(self, step: int, values: Mapping[str, SupportsFloat]) -> None:

@@ -1,6 +1,6 @@
 """The folder of a training run: what is in it, and whether a command may go on with it.
 
-    WORKDIR/.lock            held by the run that writes here
+    WORKDIR/.lock, .token    held by the run that writes here, and read by its processes
     WORKDIR/run.json         settings and data that the results follow from
     WORKDIR/model/           what the run started from, as a converted directory
     WORKDIR/checkpoints/     states of the training, by step
@@ -17,15 +17,19 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from filelock import FileLock, Timeout
 
-from sd_jax.training.together import failing_together, sync
+from sd_jax.training.together import failing_together, from_first, sync
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FORMAT = "cnc_fgdm_jax.run"
 VERSION = 1
@@ -91,17 +95,41 @@ class RunFolder:
         """
         # Gloo waits half a minute for a process to join, but for any time for one that has.
         sync("all settings are good")
+        from filelock import FileLock
+
         lock = FileLock(self.path / ".lock", timeout=0)
         failure = OSError(f"process 0 cannot write to {self.path}, and tells why")
+        token = from_first(secrets.randbits(31))
         with failing_together(failure):
             if jax.process_index() == 0:
                 self._acquire(lock)
+                self._token.write_text(str(token))
         try:
+            with failing_together(OSError(f"another process does not see {self.path}")):
+                self._check_shared(token)
             yield
         finally:
             lock.release()
 
+    @property
+    def _token(self) -> Path:
+        return self.path / ".token"
+
+    def _check_shared(self, token: int) -> None:
+        """Checks that this process sees what process 0 wrote, if after a while."""
+        for wait_s in (0, 1, 5, 25):
+            time.sleep(wait_s)
+            with contextlib.suppress(OSError):
+                if self._token.read_text() == str(token):
+                    return
+        raise OSError(
+            f"process {jax.process_index()} does not see in {self.path} what process 0 wrote; the "
+            "workdir must be one folder that all processes share"
+        )
+
     def _acquire(self, lock: FileLock) -> None:
+        from filelock import Timeout
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -125,7 +153,7 @@ class RunFolder:
         """Writes the settings; the file is there whole or not at all.
 
         Args:
-          settings: of the run, with the identities of its data and weights.
+          settings: of the run, with the identity of its data.
         """
         content = {"format": FORMAT, "version": VERSION, "settings": dict(settings)}
         temporary = self.record.with_name(f".{self.record.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: waiting for each other, and failing."""
+"""What the processes of a run do together: waiting for each other, agreeing, and failing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,32 @@ def sync(what: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
+
+
+def from_first(number: int) -> int:
+    """Returns the number that process 0 has.
+
+    Args:
+      number: from 0 to 2**31 - 1; that of the others is not used.
+    """
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def is_same(number: int) -> bool:
+    """Returns whether all processes have the same number.
+
+    Args:
+      number: from 0 to 2**31 - 1.
+    """
+    if jax.process_count() == 1:
+        return True
+    from jax.experimental import multihost_utils
+
+    return len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
 
 
 @contextlib.contextmanager

@@ -253,3 +253,35 @@ def test_one_of_several_processes_may_not_run_alone(name: str) -> None:
 def test_settings_of_several_processes_need_the_flag() -> None:
     with pytest.raises(ValueError, match="distributed is False"):
         start_processes(False, coordinator="localhost:9000")
+
+
+def test_a_process_that_fails_alone_ends_the_run():
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "tests/launch/failing_process.py"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(rank),
+            },
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        # Its own message and status, and not after the five minutes that JAX waits for others.
+        _, said = processes[0].communicate(timeout=60)
+        processes[1].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[0].returncode == 2
+    assert "error: this process fails alone" in said
+    assert processes[1].returncode != 0

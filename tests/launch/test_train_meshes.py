@@ -213,6 +213,18 @@ def test_a_run_goes_on_from_mesh_to_mesh(folder, stopped):
     assert difference(folder / "chain", folder / "one", step + 1) < TOLERANCE
 
 
+def test_what_fails_on_one_process_ends_both(folder):
+    workdir = folder / "failing"
+    settings = {**SETTINGS, "init": folder / "start", "fsdp": 2, "distributed": True}
+    workdir.mkdir()
+    (workdir / "tensorboard").touch()
+    command = ["-m", "launch.train", *arguments(workdir, "local", **settings)]
+    first, second = outputs(start_two([*command, "--config.writers=json,tensorboard"]), 2)
+    assert first[-1].startswith("error: ")
+    assert "tensorboard" in first[-1]
+    assert second == ["error: process 0 could not write its log, and tells why"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_other_meshes_make_the_steps_of_one_device(folder, shares):

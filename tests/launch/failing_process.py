@@ -1,0 +1,23 @@
+"""One of two processes, of which the first fails while the other waits for it."""
+
+from absl import flags
+
+from launch.command import command, run
+
+
+def main() -> None:
+    with command():
+        import jax
+
+        from launch.processes import start_processes
+        from sd_jax.training.together import sync
+
+        start_processes(True)
+        if jax.process_index() == 0:
+            raise ValueError("this process fails alone")
+        sync("never")
+
+
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()
+    run(main)
