@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     config.frozen_dtype = "float32"  # or bfloat16: of frozen parameters
     config.remat = "none"  # or dots, layers, blocks: what is computed twice to save memory
     config.attention = "auto"  # or einsum, xla, cudnn
+    config.deterministic = False  # on GPUs: the same bits at every start, at some cost in speed
     config.distributed = False  # several processes, found through SLURM, Open MPI, TPU pod or GKE
     config.memory_limit_gb = 0.0  # of a device, for the check before step 0; 0 asks the device
 

@@ -6,6 +6,8 @@ python -m launch.train --config=configs/cnc.py:stage=local --workdir=runs/local 
 
 from __future__ import annotations
 
+import os
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -27,6 +29,10 @@ def main() -> None:
         from launch.training import train
         from sd_jax.training.signals import EXIT_STOPPED
 
+        if _CONFIG.value.deterministic:
+            # XLA reads it when the devices are first asked for.
+            flags_of_xla = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags_of_xla} --xla_gpu_deterministic_ops=true".strip()
         start_processes(_CONFIG.value.distributed)
         is_done = train(_CONFIG.value, _WORKDIR.value)
     if not is_done:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from jax.sharding import Mesh
 from input_pipeline.scenes import Scenes
 from input_pipeline.schema import RecordSource
 from input_pipeline.shards import ShardedRecords
+from input_pipeline.shards.manifest import MANIFEST
 from input_pipeline.stream import Helpers, Stream, StreamConfig, batches, plan_of
 from launch.train_request import SCENES, TrainError, TrainRequest
 from sd_jax.training.mesh import global_batch, process_share
@@ -44,7 +47,7 @@ class RunData:
       eval_sources: held out, or the same.
       config: of the training stream.
       steps_per_epoch: of the training stream.
-      fingerprint: of its order.
+      fingerprint: of its records and their order.
     """
 
     request: TrainRequest
@@ -54,6 +57,11 @@ class RunData:
     config: StreamConfig
     steps_per_epoch: int
     fingerprint: str
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Heights and widths of the training batches, the largest first."""
+        return sorted(self.config.sizes, key=math.prod, reverse=True)
 
     @property
     def num_steps(self) -> int:
@@ -80,7 +88,7 @@ class RunData:
         )
 
     def eval_batches(self, mesh: Mesh, num_examples: int) -> list[dict[str, jax.Array]]:
-        """Returns the fixed evaluation set on the devices, in batches of the training's size.
+        """Returns the fixed evaluation set on the devices, in batches of a microbatch's size.
 
         Nothing is dropped, cut at random or mirrored; the number of examples is rounded up to
         whole batches, or to one smaller batch that the mesh divides.
@@ -89,7 +97,7 @@ class RunData:
           mesh: of the run.
           num_examples: wanted.
         """
-        rows = self.config.batch_size
+        rows = self.config.batch_size // self.request.config.accumulation
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         size = min(rows, math.ceil(num_examples / shards) * shards)
         config = self._fixed(size)
@@ -105,6 +113,30 @@ class RunData:
         )
         with stream:
             return [global_batch(mesh, batch, size) for batch in stream]
+
+    def one_of_each_size(self, mesh: Mesh) -> list[dict[str, jax.Array]]:
+        """Returns a training batch of each of `sizes` on the devices.
+
+        Args:
+          mesh: of the run.
+        """
+        rows = self.config.batch_size
+        index, count = process_share(mesh, rows)
+        found = []
+        for size in self.sizes:
+            config = dataclasses.replace(self._fixed(rows), sizes=(size,))
+            stream = batches(
+                self.sources,
+                config,
+                helpers=self.needs.helpers,
+                stop_step=1,
+                process_index=index,
+                process_count=count,
+                prefetch=0,
+            )
+            with stream:
+                found.append(global_batch(mesh, next(stream), rows))
+        return found
 
     def examples(self, count: int) -> dict[str, Any]:
         """Returns the first examples of the evaluation set with captions, on the host.
@@ -153,15 +185,20 @@ def open_data(request: TrainRequest, needs: BatchNeeds) -> RunData:
     drop = {name: float(config.drop_condition) for name in needs.conditions}
     drop["caption"] = config.drop_caption
     stream = request.stream((*needs.keys, "names"), drop)
-    problems: list[str] = []
+    problems = stream.problems()
     sources = [_open(item, request, stream, 0, problems) for item in request.data]
     held_out = request.eval_data or (request.data if SCENES in request.data else ())
     eval_sources = [_open(item, request, stream, 1, problems) for item in held_out] or sources
     if problems:
         raise TrainError(problems)
     plan = plan_of(sources, stream)
+    digest = hashlib.sha256(plan.fingerprint.encode())
+    for item in request.data:
+        # Other shards may have as many records.
+        content = SCENES.encode() if item == SCENES else (Path(item) / MANIFEST).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
     return RunData(
-        request, needs, sources, eval_sources, stream, plan.steps_per_epoch, plan.fingerprint
+        request, needs, sources, eval_sources, stream, plan.steps_per_epoch, digest.hexdigest()
     )
 
 
@@ -172,9 +209,17 @@ def _open(
     wanted = (*stream.required_fields, *stream.variables)
     try:
         if item == SCENES:
+            known = Scenes().fields
+            missing = [field for field in stream.required_fields if field not in known]
+            if missing:
+                raise ValueError(
+                    f"scenes have no {', '.join(missing)}; use encode, not cached, for "
+                    "--config.latents, .text and .exemplars"
+                )
             height, width = request.sizes[0]
+            fields = [field for field in wanted if field in known]
             return Scenes(
-                seed=request.config.scenes_seed + world, size=(height, width), fields=wanted
+                seed=request.config.scenes_seed + world, size=(height, width), fields=fields
             )
         records = ShardedRecords(item)
         missing = [field for field in wanted if field not in records.fields]
@@ -187,7 +232,8 @@ def _open(
             )
         return ShardedRecords(item, (*wanted, *_sizes(records)))
     except ValueError as error:
-        problems.append(str(error))
+        if str(error) not in problems:
+            problems.append(str(error))
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -46,6 +47,10 @@ class Pictures:
             request.config.sample_steps, schedule.num_train_timesteps, "trailing"
         )
         self._table = make_sampler(_SAMPLER, make_schedule(schedule), timesteps)
+        if request.config.guidance_scale != 1 and experiment.config.text_encoder is None:
+            warnings.warn(
+                "pictures are sampled without guidance, as there is no text encoder", stacklevel=2
+            )
         self._negative_ids = np.asarray(data.needs.helpers.token_ids([""]))
 
     def sheet(self, params: Params, frozen: Params, step: int) -> np.ndarray | None:

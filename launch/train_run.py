@@ -8,8 +8,8 @@ What can be wrong with the settings was found before (`launch.training`).
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnc_jax.convert import COMPONENTS
+from cnc_jax.losses import STAGES
 from launch.processes import is_main
 from launch.train_cnc import make_experiment
 from launch.train_data import RunData
@@ -93,37 +94,40 @@ class Run:
         self._experiment = make_experiment(plan.request, model)
         self._frozen, self._state = self._load(model)
         self._first_step = int(self._state.step)
-        self._watch = Watch(plan.request, self._folder, self._num_steps, self._first_step)
+        with failing_together(OSError("process 0 could not write its log, and tells why")):
+            self._watch = Watch(plan.request, self._folder, self._num_steps, self._first_step)
         self._steps, self._eval_steps = self._programs()
-        self._num_programs = 0
+        # Operations of a step by the shapes of its batch, and of the steps not yet reported.
+        self._flops: dict[Any, float] = {}
+        self._flops_of_steps: collections.deque[float] = collections.deque()
+        # Number of the last step whose batch is on the devices.
+        self._placed = self._first_step
         self._eval_batches: list[dict[str, jax.Array]] = []
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.close()
-        self._checkpoints.close()
+        try:
+            self._watch.close()
+        finally:
+            self._checkpoints.close()
 
     def train(self) -> bool:
         """Returns whether the run's last step was done."""
-        if self._first_step >= self._num_steps:
-            say(f"{self._folder.path}: all {self._num_steps} steps are done already")
-            return True
         with (
             StopRequest(notify=lambda name: say(f"{name}: stopping after this step")) as stopper,
             self._plan.data.stream(self._mesh, self._first_step) as stream,
         ):
-            first = next(stream)
-            self._preflight(first)
+            self._preflight()
             self._state, is_done = fit(
                 self._state,
                 self._steps,
                 self._frozen,
-                itertools.chain([first], stream),
+                stream,
                 self._keys[_TRAIN],
                 num_steps=self._num_steps,
-                place=self._place_batch,
+                place=self._place_for_step,
                 report=self._report,
                 tasks=self._tasks(),
                 stopper=stopper,
@@ -133,10 +137,9 @@ class Run:
         if is_done:
             say(f"done: {self._folder.path}")
         else:
-            say(
-                f"stopped by {stopper.reason} after step {int(self._state.step)}, which is saved; "
-                "the same command goes on"
-            )
+            step = int(self._state.step)
+            done = f"after step {step}, which is saved" if step > self._first_step else "at once"
+            say(f"stopped by {stopper.reason} {done}; the same command goes on")
         return is_done
 
     def _write_folder(self) -> None:
@@ -183,7 +186,8 @@ class Run:
     def _unused(self) -> set[str]:
         """Returns components that the run does not read, and that would only take memory."""
         config = self._config
-        unused = {"safety_checker", "controlnet"}
+        unused = {"safety_checker", "controlnet", "local_fuser", "global_fuser"}
+        unused -= set(STAGES[config.stage].components)
         has_pictures = config.sample_every and config.num_samples
         if config.latents == "cached" and not has_pictures:
             unused.add("vae")
@@ -205,16 +209,29 @@ class Run:
         evaluation = make_eval_step(loss.per_example)
         return train, Programs(evaluation, {0: state.params, 1: frozen}, whole, self._mesh)
 
-    def _preflight(self, batch: Mapping[str, Any]) -> None:
+    def _preflight(self) -> None:
         """Tells what is about to run, compiles it, and checks that it fits the devices."""
         config = self._config
         say(parameter_table(self._state.params, self._frozen))
         say(describe_batch(self._mesh, config.global_batch_size, config.accumulation))
-        say("compiling the step ...")
-        arguments = (self._state, self._frozen, self._place_batch(batch), self._keys[_TRAIN])
-        self._watch.preflight(self._steps.program(*arguments), self._flops(*arguments))
+        batches = self._plan.data.one_of_each_size(self._mesh)
+        for size, batch in zip(self._plan.data.sizes, batches, strict=True):
+            name = "a step" if len(batches) == 1 else f"a step of {size[0]}x{size[1]}"
+            say(f"compiling {name} ...")
+            arguments = (self._state, self._frozen, batch, self._keys[_TRAIN])
+            program, flops = self._steps.program(*arguments), self._count_flops(*arguments)
+            self._watch.preflight(name, program, flops)
+            self._flops[_shapes(batch)] = flops
+        if config.eval_every:
+            say("compiling the evaluation ...")
+            self._eval_batches = self._plan.data.eval_batches(self._mesh, config.eval_examples)
+            for batch in self._eval_batches[:1]:
+                rows = jax.tree.leaves(batch)[0].shape[0]
+                numbers = self._place_numbers(np.int32(0)), self._place_numbers(np.zeros(rows))
+                state = (_looked_at(self._state), self._frozen, batch, self._keys[_EVAL])
+                self._watch.preflight("evaluation", self._eval_steps.program(*state, *numbers))
 
-    def _flops(self, *arguments: Any) -> float:
+    def _count_flops(self, *arguments: Any) -> float:
         """Returns the operations of a step, without those that save memory by being done twice."""
         loss = self._experiment.loss
         settings = dataclasses.replace(loss.settings, remat="none")
@@ -226,13 +243,18 @@ class Run:
         )
         return flops_of(jax.jit(step).trace(*arguments))
 
-    def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        return global_batch(self._mesh, batch, self._config.global_batch_size)
+    def _place_for_step(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        placed = global_batch(self._mesh, batch, self._config.global_batch_size)
+        self._flops_of_steps.append(self._flops[_shapes(placed)])
+        self._placed += 1
+        self._watch.begins(self._placed)
+        return placed
+
+    def _place_numbers(self, numbers: Any) -> jax.Array:
+        return _placed(np.asarray(numbers), replicated(self._mesh), np.int32)
 
     def _report(self, report: StepReport) -> None:
-        count = self._steps.count
-        self._watch.report(report, compiled=count > self._num_programs)
-        self._num_programs = count
+        self._watch.report(report, self._flops_of_steps.popleft())
 
     def _tasks(self) -> list[Task]:
         """Returns what is done between steps; saving comes last, so that it stands for the rest."""
@@ -242,17 +264,16 @@ class Run:
             pictures = Pictures(self._plan.request, self._experiment, self._plan.data)
 
             def sample(step: int, state: TrainState) -> None:
+                say(f"step {step}: sampling pictures ...")
                 sheet = pictures.sheet(_looked_at(state), self._frozen, step)
                 if sheet is not None:
                     self._watch.images(step, {"samples": sheet})
 
             tasks.append(Task(config.sample_every, sample, at_start=True))
-        return [*tasks, Task(config.save_every, self._save)]
+        # The last state is saved always.
+        return [*tasks, Task(config.save_every or self._num_steps, self._save, at_stop=True)]
 
     def _evaluate(self, step: int, state: TrainState) -> None:
-        if not self._eval_batches:
-            count = self._config.eval_examples
-            self._eval_batches = self._plan.data.eval_batches(self._mesh, count)
         values = evaluate(
             self._eval_steps,
             _looked_at(state),
@@ -261,7 +282,7 @@ class Run:
             self._keys[_EVAL],
             num_buckets=_EVAL_BUCKETS,
             num_train_timesteps=self._experiment.config.schedule.num_train_timesteps,
-            place=lambda array: _placed(array, replicated(self._mesh), np.int32),
+            place=self._place_numbers,
         )
         self._watch.evaluated(step, values)
 
@@ -283,6 +304,10 @@ def _make_keys(seed: int, mesh: Mesh) -> list[KeyArray]:
         return [jax.random.fold_in(key, purpose) for purpose in (_TRAIN, _EVAL)]
 
     return jax.jit(make, out_shardings=replicated(mesh))()
+
+
+def _shapes(batch: Mapping[str, jax.Array]) -> Any:
+    return tuple((name, batch[name].shape) for name in sorted(batch))
 
 
 def _looked_at(state: TrainState) -> Params:

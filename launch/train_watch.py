@@ -22,6 +22,8 @@ from sd_jax.training.throughput import Throughput
 from sd_jax.training.writers import make_writers
 
 _GIB = 2**30
+# No mean is of more: a run that logs rarely, or never, must not collect them for ever.
+_MANY_LOSSES = 10_000
 
 
 class Watch:
@@ -42,6 +44,8 @@ class Watch:
         self._profile_steps = request.profile_steps
         self._is_tracing = False
         self._losses: list[float] = []
+        self._is_first = True
+        self._preflight: list[str] = []
         self._writers = make_writers(
             list(request.writers),
             folder.path,
@@ -50,48 +54,64 @@ class Watch:
             resume_step=first_step + 1 if first_step else 0,
             is_main=is_main(),
         )
-        self._throughput: Throughput | None = None
+        device = jax.local_devices()[0]
+        self._throughput = Throughput(
+            config.global_batch_size,
+            num_devices=jax.device_count(),
+            device_kind=device.device_kind,
+            dtype=config.dtype,
+        )
+        self._limit = int(config.memory_limit_gb * _GIB) or device_memory(device)
         self._learning_rate = learning_rate(request.optimizer(num_steps))
         is_terminal = is_main() and sys.stderr.isatty()
         self._bar = tqdm(
             total=num_steps, initial=first_step, unit="step", disable=not is_terminal, leave=False
         )
 
-    def preflight(self, program: Program, flops: float) -> None:
-        """Tells what the step costs, and refuses one that does not fit the device.
+    def preflight(self, name: str, program: Program, flops: float | None = None) -> None:
+        """Tells what a program costs, and refuses one that does not fit the device.
 
         Args:
-          program: of the step.
-          flops: of the step on all devices, nothing counted twice.
+          name: of what it does.
+          program: that was made ready.
+          flops: of it on all devices, nothing counted twice; None leaves them out.
 
         Raises:
-          ValueError: the step needs more memory than the device has.
+          ValueError: it needs more memory than the device has.
         """
-        config, device = self._config, jax.local_devices()[0]
-        self._throughput = Throughput(
-            config.global_batch_size,
-            flops_per_step=flops,
-            num_devices=jax.device_count(),
-            device_kind=device.device_kind,
-            dtype=config.dtype,
-        )
         memory = memory_of(program.compiled)
-        limit = int(config.memory_limit_gb * _GIB) or device_memory(device)
-        lines = [f"compiled in {program.seconds:.0f} s; a step takes {flops / 1e12:.3g} TFLOP"]
+        takes = "" if flops is None else f"; it takes {flops / 1e12:.3g} TFLOP"
+        lines = [f"{name}: ready in {program.seconds:.0f} s{takes}"]
         if memory is not None:
-            lines.append(memory_report(memory, {} if limit is None else {"this device": limit}))
+            limit = {} if self._limit is None else {"this device": self._limit}
+            lines.append(memory_report(memory, limit, usable=1.0))
+            check_memory(memory, self._limit, self._config, name)
         say("\n".join(lines))
-        self._writers.text("preflight", "\n".join(lines))
-        check_memory(memory, limit, config)
+        self._preflight += lines
+        self._writers.text("preflight", "\n".join(self._preflight))
 
-    def report(self, report: StepReport, compiled: bool = False) -> None:
+    def begins(self, step: int) -> None:
+        """Starts jax.profiler if this is the first of the steps to be traced.
+
+        Args:
+          step: that is about to begin.
+        """
+        if self._profile_steps is None or not is_main() or self._is_tracing:
+            return
+        first, last = self._profile_steps
+        if first <= step <= last:
+            jax.profiler.start_trace(str(self._folder.profile))
+            self._is_tracing = True
+
+    def report(self, report: StepReport, flops: float) -> None:
         """Takes in a step; writes and prints at intervals.
 
         Args:
           report: of the step.
-          compiled: whether a program was compiled in its time.
+          flops: of the step on all devices, nothing counted twice.
         """
-        self._trace(report.step)
+        if self._is_tracing and self._profile_steps and report.step >= self._profile_steps[1]:
+            self._stop_trace()
         self._bar.update()
         metrics, config = report.metrics, self._config
         if metrics["skipped"]:
@@ -102,12 +122,16 @@ class Watch:
             )
         if math.isfinite(metrics["loss"]):
             self._losses.append(metrics["loss"])
-        if self._throughput is not None:
-            self._throughput.update(report.seconds, report.input_seconds, compiled=compiled)
+        self._throughput.update(report.seconds, report.input_seconds, flops)
+        if self._is_first:
+            # Long before the first line of the log, which has figures of many steps.
+            say(f"step {report.step}/{self._num_steps}: loss {metrics['loss']:.5f}")
+            self._is_first = False
         is_last = report.step == self._num_steps
         if not config.log_every or (report.step % config.log_every and not is_last):
+            self._losses = self._losses[-_MANY_LOSSES:]
             return
-        speed = self._throughput.summary() if self._throughput is not None else {}
+        speed = self._throughput.summary()
         values = {f"train/{name}": value for name, value in metrics.items()}
         # The schedule counts the updates that were made, and this is the last one's rate.
         updates = max(report.step - 1 - int(metrics["skipped_in_all"]), 0)
@@ -163,18 +187,6 @@ class Watch:
             left = (self._num_steps - report.step) * speed["seconds_per_step"]
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")
         return ", ".join(parts)
-
-    def _trace(self, step: int) -> None:
-        """Starts and stops jax.profiler around the chosen steps."""
-        if self._profile_steps is None or not is_main():
-            return
-        first, last = self._profile_steps
-        # Reports come one step late: the next step is on its way already.
-        if step + 2 >= first and not self._is_tracing and step + 1 < last:
-            jax.profiler.start_trace(str(self._folder.profile))
-            self._is_tracing = True
-        elif step >= last and self._is_tracing:
-            self._stop_trace()
 
     def _stop_trace(self) -> None:
         jax.profiler.stop_trace()

@@ -48,17 +48,25 @@ def bucket_timesteps(
 
 def make_eval_step(
     loss_fn: ExampleLossFn,
-) -> Callable[[Params, Params, Batch, KeyArray, Array], Float[Array, ""]]:
-    """Returns (params, frozen, batch, key, timesteps) -> the sum of the examples' losses.
+) -> Callable[[Params, Params, Batch, KeyArray, Array, Array], Float[Array, ""]]:
+    """Returns (params, frozen, batch, key, first_row, timesteps) -> the sum of the losses.
+
+    Example n of the whole set has the n-th key, in whatever batches the set is cut.
 
     Args:
       loss_fn: of the run.
     """
 
     def eval_step(
-        params: Params, frozen: Params, batch: Batch, key: KeyArray, timesteps: Array
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        key: KeyArray,
+        first_row: Array,
+        timesteps: Array,
     ) -> Float[Array, ""]:
-        keys = jax.random.split(key, timesteps.shape[0])
+        rows = first_row + jnp.arange(timesteps.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         return jnp.sum(loss_fn(params, frozen, batch, keys, timesteps))
 
     return eval_step
@@ -85,16 +93,16 @@ def evaluate(
       key: of the fixed noise.
       num_buckets: equal ranges of timesteps.
       num_train_timesteps: of the schedule.
-      place: puts the timesteps of a batch where its rows are.
+      place: puts numbers that all devices need on them.
     """
     sums, first_row = np.zeros(num_buckets), 0
-    for number, batch in enumerate(batches):
+    for batch in batches:
         rows = jax.tree.leaves(dict(batch))[0].shape[0]
-        batch_key = jax.random.fold_in(key, number)
         results = []
         for bucket in range(num_buckets):
             timesteps = bucket_timesteps(first_row, rows, bucket, num_buckets, num_train_timesteps)
-            results.append(eval_step(params, frozen, batch, batch_key, place(timesteps)))
+            numbers = place(np.int32(first_row)), place(timesteps)
+            results.append(eval_step(params, frozen, batch, key, *numbers))
         sums += [float(result) for result in results]
         first_row += rows
     if not first_row:

@@ -38,12 +38,15 @@ class Task:
       run: called with the number of steps done and the state, which it must not keep.
       at_start: also before the first step of a new run, with 0 steps done.
       at_end: also after the last step.
+      at_stop: also when the run is stopped early, and then before all else, as there may not be
+        much time.
     """
 
     every: int
     run: Callable[[int, TrainState], object]
     at_start: bool = False
     at_end: bool = True
+    at_stop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +105,13 @@ def fit(
       DivergedError: the loss stays away from finite numbers.
     """
     done = int(state.step)
-    if done == 0:
-        _run_tasks(tasks, 0, state, lambda task: task.at_start)
+    # Before the first step there is nothing to save.
+    stopped = stopper is not None and stopper.agreed(done)
+    for task in tasks:
+        if done == 0 and not stopped and task.at_start and task.every > 0:
+            task.run(0, state)
     pending: _Pending | None = None
     clock, waited = time.perf_counter(), 0.0
-    stopped = False
     while done < num_steps and not stopped:
         started = time.perf_counter()
         batch = next(batches)
@@ -120,16 +125,14 @@ def fit(
         pending = _Pending(done, metrics, batch.get("names", ()))
         stopped = stopper is not None and stopper.agreed(done)
         is_last = done == num_steps or stopped
-        if is_last or any(_is_due(task, done) for task in tasks):
-            # Whoever saves or looks at the state should find the log complete.
-            pending.finish(report, clock, waited, max_skipped)
+        is_due = is_last or any(_is_due(task, done) for task in tasks)
+        # Whoever saves or looks at the state should find the log complete. And a device that has
+        # finished already computes on this thread: there is nothing to overlap, only to measure.
+        if is_due or pending.is_ready():
+            clock, waited = pending.finish(report, clock, waited, max_skipped), 0.0
             pending = None
-            _run_tasks(
-                tasks,
-                done,
-                state,
-                lambda task, last=is_last, now=done: _is_due(task, now) or (last and task.at_end),
-            )
+        if is_due:
+            _run_tasks(tasks, done, state, is_stopped=stopped, is_last=done == num_steps)
             clock, waited = time.perf_counter(), 0.0
     return state, done >= num_steps
 
@@ -141,6 +144,11 @@ class _Pending:
     step: int
     metrics: Mapping[str, Any]
     names: Sequence[str]
+
+    def is_ready(self) -> bool:
+        """Returns whether the step is done."""
+        questions = (getattr(value, "is_ready", None) for value in self.metrics.values())
+        return all(question is None or question() for question in questions)
 
     def finish(
         self,
@@ -168,8 +176,12 @@ def _is_due(task: Task, step: int) -> bool:
 
 
 def _run_tasks(
-    tasks: Sequence[Task], step: int, state: TrainState, wanted: Callable[[Task], bool]
+    tasks: Sequence[Task], step: int, state: TrainState, *, is_stopped: bool, is_last: bool
 ) -> None:
+    first = [task for task in tasks if is_stopped and task.at_stop]
+    for task in first:
+        task.run(step, state)
     for task in tasks:
-        if task.every > 0 and wanted(task):
+        at_end = is_last and task.at_end and task.every > 0
+        if task not in first and (_is_due(task, step) or at_end):
             task.run(step, state)

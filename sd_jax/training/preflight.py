@@ -106,13 +106,14 @@ def device_memory(device: Any) -> int | None:
     return (psutil.virtual_memory().available + ours) // jax.local_device_count()
 
 
-def check_memory(memory: Memory, limit: int | None, settings: Any) -> None:
+def check_memory(memory: Memory, limit: int | None, settings: Any, name: str = "a step") -> None:
     """Refuses a program that does not fit, with what to change, the cheapest first.
 
     Args:
       memory: of the program.
       limit: bytes of a device; nothing is checked without.
       settings: the run's, by the names of `configs/training.py`; has `get`.
+      name: of what it does.
 
     Raises:
       ValueError: the program needs more than the limit.
@@ -127,7 +128,7 @@ def check_memory(memory: Memory, limit: int | None, settings: Any) -> None:
     else:
         remedies.append("more devices: parameters and optimizer alone do not fit this one")
     raise ValueError(
-        f"a step needs {_parts(memory)} on each device, which has {bytes_text(limit)}. In order of "
+        f"{name} needs {_parts(memory)} on each device, which has {bytes_text(limit)}. In order of "
         "what they cost:\n"
         + "\n".join(f"- {remedy}" for remedy in remedies)
         + "\nA GPU's limit is the share that jax reserves; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 "
@@ -135,16 +136,19 @@ def check_memory(memory: Memory, limit: int | None, settings: Any) -> None:
     )
 
 
-def memory_report(memory: Memory, limits: Mapping[str, int] = CARDS) -> str:
+def memory_report(
+    memory: Memory, limits: Mapping[str, int] = CARDS, usable: float = _USABLE
+) -> str:
     """Returns what a program needs, and which cards it fits.
 
     Args:
       memory: of the program.
       limits: bytes of cards, by name.
+      usable: share of them that programs may have.
     """
     lines = [f"needs {_parts(memory)} on each device"]
     for name, limit in limits.items():
-        share = memory.total / (limit * _USABLE)
+        share = memory.total / (limit * usable)
         verdict = f"fits, {share:.0%} used" if share <= 1 else f"too small, {share:.1f} x needed"
         lines.append(f"  {name}: {verdict}")
     return "\n".join(lines)

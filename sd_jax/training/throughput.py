@@ -6,7 +6,6 @@ import re
 
 import jax.numpy as jnp
 
-from sd_jax.training.flops import flops_of
 from sd_jax.typing import Dtype
 
 # Pattern of the device's kind; peak in TFLOP/s as the makers state it, without sparsity and with
@@ -55,18 +54,17 @@ def peak_flops(device_kind: str, dtype: Dtype = jnp.bfloat16) -> float | None:
 
 
 class Throughput:
-    """Speed since the last summary, without the steps that compiled.
+    """Speed since the last summary, without the first step.
 
-        speed = Throughput(32, flops_per_step=flops_of(traced), device_kind=device.device_kind)
-        speed.update(seconds, seconds_for_the_batch)
+        speed = Throughput(32, device_kind=device.device_kind)
+        speed.update(seconds, seconds_for_the_batch, flops_of(traced))
         writer.scalars(step, speed.summary())
 
-    The first update includes compiling and is left out. Devices run behind the program: measure up
-    to a value that was fetched, or the seconds are those of handing the work over.
+    The first step prepares much that the others find, and is left out. Devices run behind the
+    program: measure up to a value that was fetched, or the seconds are those of handing over.
 
     Args:
       batch_size: rows of the global batch.
-      flops_per_step: of all devices, see `flops_of`.
       num_devices: of the run.
       device_kind: of these, for the peak.
       dtype: of the computation, for the peak.
@@ -76,39 +74,30 @@ class Throughput:
         self,
         batch_size: int,
         *,
-        flops_per_step: float,
         num_devices: int = 1,
         device_kind: str = "",
         dtype: Dtype = jnp.bfloat16,
     ) -> None:
-        self._batch_size, self._flops_per_step = batch_size, flops_per_step
+        self._batch_size = batch_size
         self._num_devices, self._peak = num_devices, peak_flops(device_kind, dtype)
         self._started = False
         self._clear()
 
-    def update(
-        self,
-        seconds: float,
-        input_seconds: float = 0.0,
-        *,
-        flops: float | None = None,
-        compiled: bool = False,
-    ) -> None:
+    def update(self, seconds: float, input_seconds: float, flops: float) -> None:
         """Counts a step.
 
         Args:
           seconds: that it took, waiting for its batch included.
-          input_seconds: of these, spent waiting for the batch.
-          flops: of the step, if not `flops_per_step` (another image size).
-          compiled: whether it compiled (a new image size); it is then left out.
+          input_seconds: of these, spent waiting for batches.
+          flops: of the step, on all devices, see `sd_jax.training.flops`.
         """
-        if compiled or not self._started:
+        if not self._started:
             self._started = True
             return
         self._steps += 1
         self._seconds += seconds
         self._input_seconds += input_seconds
-        self._flops += self._flops_per_step if flops is None else flops
+        self._flops += flops
 
     def summary(self) -> dict[str, float]:
         """Returns the figures of the steps since the last call; none if there were none.
@@ -133,6 +122,3 @@ class Throughput:
     def _clear(self) -> None:
         self._steps = 0
         self._seconds = self._input_seconds = self._flops = 0.0
-
-
-__all__ = ["Throughput", "flops_of", "peak_flops"]

@@ -142,7 +142,8 @@ def test_runs_killed_twenty_times_go_on_to_the_same_bytes(every, tmp_path):
 def test_a_polite_signal_saves_at_the_step_and_tells_so(plain, tmp_path):
     settings, expected = plain
     workdir = tmp_path / "run"
-    process = start(workdir, "local", **{**settings, "save_every": 1000})
+    late = {"save_every": 0, "eval_every": 1000, "eval_examples": 2}
+    process = start(workdir, "local", **{**settings, **late})
     assert process.stdout is not None
     lines = []
     try:
@@ -156,6 +157,8 @@ def test_a_polite_signal_saves_at_the_step_and_tells_so(plain, tmp_path):
         process.stdout.close()
     assert process.returncode == EXIT_STOPPED, "".join(lines)
     assert "the same command goes on" in lines[-1]
+    # Whoever sends it may not wait for more than the save.
+    assert ["step 0:" in line for line in lines if "evaluation loss" in line] == [True]
     saved = [path.name for path in (workdir / "checkpoints").iterdir()]
     assert len(saved) == 1
     assert max(metrics(workdir)) == int(saved[0])
@@ -217,7 +220,9 @@ def test_two_runs_do_not_share_a_folder(plain, tmp_path):
 def test_a_finished_run_says_so(plain):
     settings, workdir = plain
     before = metrics(workdir)
-    assert f"all {STEPS} steps are done already" in train(workdir, "local", **settings)
+    assert f"is at step {STEPS} of {STEPS}: all steps are done already" in train(
+        workdir, "local", **settings
+    )
     assert metrics(workdir) == before
 
 

@@ -45,6 +45,19 @@ def test_each_bucket_has_its_mean():
     assert values["loss"] == pytest.approx(np.mean(list(values.values())[1:]))
 
 
+def test_noise_does_not_depend_on_how_the_set_is_cut():
+    def noise(params, frozen, batch, keys, timesteps):
+        return jax.vmap(jax.random.normal)(keys) * batch["x"]
+
+    step, x = jax.jit(make_eval_step(noise)), jnp.arange(1.0, 9.0)
+    whole, parts = (
+        evaluate(step, {}, {}, batches, jax.random.key(0), **SETTINGS)["loss"]
+        for batches in ([{"x": x}], [{"x": x[:4]}, {"x": x[4:]}])
+    )
+    assert whole == pytest.approx(parts, rel=1e-6)
+    assert abs(whole) > 1e-3
+
+
 def test_the_same_every_time():
     batches = [{"x": jnp.arange(8.0)}]
     assert run(batches) == run(batches)

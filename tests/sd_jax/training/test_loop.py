@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from sd_jax.training.loop import DivergedError, Task, fit
+from sd_jax.training.loop import DivergedError, Task, _Pending, fit
 from sd_jax.training.state import make_state
 from sd_jax.training.step import make_train_step
 
@@ -86,13 +86,22 @@ def test_every_step_is_reported_once_and_in_order():
     assert losses == sorted(losses, reverse=True)
 
 
-def test_the_next_batch_is_taken_before_the_last_step_is_waited_for():
+def test_the_next_batch_is_taken_before_the_last_step_is_waited_for(monkeypatch):
+    monkeypatch.setattr(_Pending, "is_ready", lambda self: False)
     loop = Loop()
     loop.run(3)
     assert loop.events == ["batch 0", "batch 1", "report 1", "batch 2", "report 2", "report 3"]
 
 
+def test_a_step_that_is_done_is_reported_at_once(monkeypatch):
+    monkeypatch.setattr(_Pending, "is_ready", lambda self: True)
+    loop = Loop()
+    loop.run(2)
+    assert loop.events == ["batch 0", "report 1", "batch 1", "report 2"]
+
+
 def test_waiting_for_batches_is_part_of_the_time_in_which_it_happened(monkeypatch):
+    monkeypatch.setattr(_Pending, "is_ready", lambda self: False)
     loop, take = Loop(), Loop.batches
 
     def slow_batches(self):
@@ -131,10 +140,24 @@ def test_a_run_goes_on_from_its_state():
 
 def test_a_stop_ends_after_the_step_and_still_saves():
     loop = Loop(stop_after=3)
-    state, is_done = loop.run(10, loop.task("save", 100))
+    state, is_done = loop.run(10, loop.task("look", 7), loop.task("save", 100, at_stop=True))
     assert not is_done
     assert int(state.step) == 3
     assert loop.events[-2:] == ["report 3", "save 3"]
+
+
+def test_a_stop_before_the_first_step_does_nothing():
+    loop = Loop(stop_after=0)
+    state, is_done = loop.run(10, loop.task("save", 1, at_start=True, at_stop=True))
+    assert not is_done
+    assert int(state.step) == 0
+    assert loop.events == []
+
+
+def test_a_stop_saves_before_it_does_what_is_due():
+    loop = Loop(stop_after=3)
+    loop.run(10, loop.task("look", 3), loop.task("save", 3, at_stop=True))
+    assert loop.events[-3:] == ["report 3", "save 3", "look 3"]
 
 
 def test_bad_steps_in_a_row_end_the_run_with_the_last_good_state():
