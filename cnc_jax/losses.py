@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import jax.numpy as jnp
 
 from cnc_jax.condition import Condition
+from cnc_jax.load import CnCConfig
 from cnc_jax.networks import Networks, NetworkSettings, make_static
 from sd_jax.clip import CLIPVisionModel, encode_text
 from sd_jax.losses import draw, min_snr_weights, prediction_target, squared_errors
@@ -71,7 +72,7 @@ class NoiseLoss:
       dropout: whether the global fuser drops, as in the original training.
     """
 
-    config: Any
+    config: CnCConfig
     stage: StageName
     settings: NetworkSettings = NetworkSettings()
     min_snr_gamma: float = 0.0
@@ -85,7 +86,7 @@ class NoiseLoss:
         Args:
           params: trainable parameters.
           frozen: the model's other parameters.
-          batch: as the stream makes it (docs/training.md lists the keys).
+          batch: as the stream makes it (docs/stream.md lists the keys).
           keys: one for each example.
         """
         return jnp.mean(self.per_example(params, frozen, batch, keys)), {}

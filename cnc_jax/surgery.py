@@ -136,16 +136,17 @@ def integrate(local: Model, global_: Model) -> Operation:
     """Returns the union of a local and a global checkpoint, for joint training.
 
     Args:
-      local: with a local fuser.
-      global_: with a global fuser.
+      local: with a local fuser; a global fuser in it is left out.
+      global_: with a global fuser; a local fuser in it is left out.
 
     Raises:
-      ValueError: names the tensors that both hold with different bits.
+      ValueError: names the tensors, beside those of the fusers, that both hold with other bits.
     """
     local.require("unet", "local_fuser")
     global_.require("global_fuser")
     differing = []
-    for name in sorted(local.params.keys() & global_.params.keys()):
+    fusers = {LOCAL_FUSER.name, GLOBAL_FUSER.name}
+    for name in sorted((local.params.keys() & global_.params.keys()) - fusers):
         ours, theirs = flat_params(local.params[name]), flat_params(global_.params[name])
         differing += [
             f"{name}/{path}"
@@ -163,7 +164,8 @@ def integrate(local: Model, global_: Model) -> Operation:
         or getattr(global_.config, field.name, None)
         for field in dataclasses.fields(CnCConfig)
     }
-    params = {**global_.params, **local.params}
+    configs["global_fuser"] = global_.config.global_fuser
+    params = {**global_.params, **local.params, "global_fuser": global_.params["global_fuser"]}
     copied = tuple(f"global_fuser/{path}" for path in flat_params(global_.params["global_fuser"]))
     return Operation(Model(params, CnCConfig(**configs)), copied, ())
 

@@ -5,17 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ORDER = "data_order"
+"""Name, among the settings, of the hash of the data and its order."""
+
 # What may change between two starts of a run without changing its results.
 _FREE = frozenset(
     {
         *("init", "num_heads", "use_ema", "data", "eval_data", "workers", "max_bad_records"),
-        *("data_parallel", "fsdp", "tensor", "frozen", "distributed", "memory_limit_gb"),
+        *("data_parallel", "fsdp", "tensor", "frozen", "distributed", "deterministic"),
         *("log_every", "eval_every", "eval_examples", "sample_every", "num_samples"),
-        *("sample_steps", "guidance_scale", "save_every", "keep_last", "keep_every", "writers"),
+        *("sample_steps", "guidance_scale", "memory_limit_gb", "save_every", "keep_last"),
+        *("keep_every", "writers"),
         *("profile_steps", "on_damaged_checkpoint", "accept_changes", "num_epochs", "num_steps"),
-        *("remat", "attention", "max_skipped", "scale", "depth_streams", "num_layers"),
+        *("accumulation", "remat", "attention", "max_skipped", "scale", "depth_streams"),
+        "num_layers",
     }
 )
+
+
+# What WORKDIR/model is made from.
+_MADE_FROM = (
+    *("init", "num_heads", "use_ema", "stage", "seed", "num_layers", "depth_streams"),
+    *("latents", "text", "exemplars"),
+)
+
+
+def starts_anew(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Returns whether other settings make another model to start from.
+
+    Args:
+      old: settings of an earlier try; None if it did not come so far.
+      new: settings of this one.
+    """
+    return old is None or any(old.get(name) != new.get(name) for name in _MADE_FROM)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -30,8 +52,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     decays = new.get("schedule", "constant") != "constant"
     free = _FREE - {"num_steps", "num_epochs"} if decays else _FREE
-    return [
+    found = [
         f"{name} was {old[name]!r} and is {new[name]!r}"
-        for name in sorted(old.keys() & new.keys())
+        for name in sorted(old.keys() & new.keys() - {ORDER})
         if name not in free and old[name] != new[name]
     ]
+    # The order follows from settings, which say it better than its hash.
+    if not found and ORDER in old and old[ORDER] != new.get(ORDER):
+        found = ["the data was another: other records, or as many in another order"]
+    return found

@@ -36,6 +36,8 @@ _AT_LEAST_0 = (
 )
 _AT_LEAST_1 = ("global_batch_size", "accumulation", "eval_examples", "sample_steps", "keep_last")
 _MANY_STEPS = 2**31
+_MANY_SAMPLES = 64
+_OUR_NAMES = {"name": "optimizer", "batch_size": "global_batch_size"}
 _WRITERS = ("json", "tensorboard", "wandb")
 
 SCENES = "scenes"
@@ -159,11 +161,24 @@ def parse_request(config: Any, workdir: str) -> tuple[TrainRequest, list[str]]:
         if config[name] not in known
     ]
     problems += [f"writers: {_unknown(n, _WRITERS)}" for n in request.writers if n not in _WRITERS]
+    problems += [
+        f"writers: {name} stands there twice"
+        for name in dict.fromkeys(request.writers)
+        if request.writers.count(name) > 1
+    ]
     problems += _file_problems(request)
     # Epochs become steps when the data is known.
-    problems += request.optimizer(config.num_steps or _MANY_STEPS).problems()
-    problems += request.stream(("image",), {}).problems()
-    return request, problems
+    ours = request.optimizer(config.num_steps or _MANY_STEPS).problems()
+    ours += request.stream(("image",), {}).problems()
+    named = {problem.split()[0] for problem in problems}
+    ours = [problem for problem in map(_in_our_names, ours) if problem.split()[0] not in named]
+    return request, [*problems, *ours]
+
+
+def _in_our_names(problem: str) -> str:
+    """Returns a problem of the optimizer's or the stream's settings in the names of ours."""
+    name, _, rest = problem.partition(" ")
+    return f"{_OUR_NAMES.get(name, name)} {rest}"
 
 
 def collect(problems: list[str], action: Callable[[], Any]) -> Any:
@@ -184,11 +199,20 @@ def _number_problems(config: Any) -> list[str]:
     problems += [
         f"{name} must be at least 1, got {config[name]}" for name in _AT_LEAST_1 if config[name] < 1
     ]
-    if (config.num_steps > 0) == (config.num_epochs > 0):
+    problems += [
+        f"{name} must be a finite number, got {config[name]}"
+        for name in sorted(config)
+        if isinstance(config[name], float) and not math.isfinite(config[name])
+    ]
+    if config.num_steps > 0 < config.num_epochs or config.num_steps == 0 == config.num_epochs:
         problems.append(
             f"num_steps is {config.num_steps} and num_epochs {config.num_epochs}; give one of "
             "them, and set the other to 0"
         )
+    if config.num_samples > _MANY_SAMPLES:
+        problems.append(f"num_samples is {config.num_samples}; at most {_MANY_SAMPLES} are drawn")
+    if config.guidance_scale < 0:
+        problems.append(f"guidance_scale must be at least 0, got {config.guidance_scale}")
     if config.global_batch_size >= 1 and config.global_batch_size % max(config.accumulation, 1):
         problems.append(
             f"global_batch_size is {config.global_batch_size}, which {config.accumulation} "

@@ -19,6 +19,7 @@ from sd_jax.convert.store import save_model
 from sd_jax.load import Opened, open_checkpoints
 from sd_jax.model import Model
 from sd_jax.training.partition import merge_params, split_params
+from sd_jax.training.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Start:
         """Writes the starting point as a converted directory; returns in words what was done.
 
         Args:
-          folder: to make.
+          folder: to make, or to replace.
         """
         config = self.request.config
         operation = self._operate()
@@ -55,10 +56,12 @@ class Start:
             folder,
             model.config.schedule,
             tokenizer=self.opened.tokenizer,
+            overwrite=True,
         )
         names = ", ".join(Path(item).name or item for item in self.request.init)
         if self.surgery == "none":
-            return f"starts from {names}"
+            kept = ", ".join(trainable)
+            return f"starts from {names}; {kept} as it is there, trained further"
         return (
             f"starts from {names} by {self.surgery}: {len(operation.copied)} tensors copied, "
             f"{len(operation.fresh)} new (seed {config.seed})"
@@ -68,7 +71,7 @@ class Start:
         config = self.request.config
         layers, seed = config.num_layers, config.seed
         if self.surgery == "integrate":
-            return integrate(*(self._load([item]) for item in self.request.init))
+            return integrate(*(self._load([item]) for item in _local_first(self.request.init)))
         model = self.opened.load(CnCConfig)
         if self.surgery == "init_local":
             return init_local(model, num_layers=layers, seed=seed)
@@ -104,7 +107,7 @@ def plan_start(request: TrainRequest) -> Start:
         raise TrainError(
             [
                 f"init: {', '.join(request.init)} lack {', '.join(missing)}, which stage {stage} "
-                f"needs; they hold {', '.join(sorted(names)) or 'nothing'}. Name further "
+                f"needs; they hold {', '.join(sorted(opened.configs)) or 'nothing'}. Name further "
                 "checkpoints that have them, joined by commas"
             ]
         )
@@ -121,10 +124,19 @@ def _surgery(request: TrainRequest, opened: Opened, stage: str) -> str:
     if stage == "global" and "global_fuser" not in opened.configs:
         return "init_global"
     if stage == "joint" and len(request.init) == 2:
-        parts = [set(_open(request, [item]).configs) for item in request.init]
+        parts = [set(_open(request, [item]).configs) for item in _local_first(request.init)]
         if "local_fuser" in parts[0] and {"global_fuser", "unet"} <= parts[1]:
             return "integrate"
     return "none"
+
+
+def _local_first(init: Sequence[str]) -> list[str]:
+    """Returns the two checkpoints of stage joint with that of the local fuser first.
+
+    Runs tell which stage they were; other checkpoints stand in that order.
+    """
+    stages = [(RunFolder(Path(item)).settings() or {}).get("stage") for item in init]
+    return list(reversed(init)) if stages == ["global", "local"] else list(init)
 
 
 def _encoders(request: TrainRequest) -> list[str]:

@@ -8,18 +8,24 @@ A folder that holds a run goes on with it.
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
+import jax
+
 from cnc_jax.convert import COMPONENTS
-from launch.train_changes import changes
-from launch.train_cnc import make_experiment, setting_problems
+from launch.train_changes import ORDER, changes, starts_anew
+from launch.train_cnc import Sizes, make_experiment, setting_problems
 from launch.train_data import open_data
 from launch.train_request import TrainError, collect, parse_request
 from launch.train_run import Plan, Run
 from launch.train_start import plan_start
+from launch.train_watch import say
 from sd_jax.convert.store import is_converted, open_converted
 from sd_jax.training.mesh import describe_batch, make_mesh
 from sd_jax.training.run_folder import RunFolder
+from sd_jax.training.trained import committed_steps
 
 
 def train(config: Any, workdir: str) -> bool:
@@ -34,6 +40,10 @@ def train(config: Any, workdir: str) -> bool:
       OSError: the folder cannot be written to, or another run does so.
     """
     plan = plan_run(config, workdir)
+    done, wanted = committed_steps(plan.folder), plan.data.num_steps
+    if done and done[-1] >= wanted:
+        say(f"{plan.folder.path} is at step {done[-1]} of {wanted}: all steps are done already")
+        return True
     with plan.folder.held(), Run(plan) as run:
         return run.train()
 
@@ -51,7 +61,14 @@ def plan_run(config: Any, workdir: str) -> Plan:
     request, problems = parse_request(config, workdir)
     problems += setting_problems(config)
     folder = RunFolder(request.workdir)
-    if not request.init and not is_converted(folder.model):
+    has_model = is_converted(folder.model)
+    if not has_model:
+        problems += [
+            f"init: there is no file or folder {item}"
+            for item in request.init
+            if not Path(item).exists()
+        ]
+    if not request.init and not has_model:
         problems.append("init is empty; name checkpoints to start from, such as Stable Diffusion's")
     if problems:
         # What follows would only repeat them.
@@ -61,14 +78,16 @@ def plan_run(config: Any, workdir: str) -> Plan:
         batch = (config.global_batch_size, config.accumulation)
         collect(problems, lambda: describe_batch(mesh, *batch))
     old = collect(problems, folder.settings)
+    is_new = not committed_steps(folder)
     start, model = None, None
-    if is_converted(folder.model):
+    if has_model and not (is_new and request.init and starts_anew(old, config.to_dict())):
         model = collect(problems, lambda: open_converted(folder.model, COMPONENTS))
     else:
         start = collect(problems, lambda: plan_start(request))
         model = None if start is None else start.opened
     experiment = data = None
     if model is not None:
+        problems += _unfit(config, model)
         experiment = collect(problems, lambda: make_experiment(request, model))
     if experiment is not None:
         data = collect(problems, lambda: open_data(request, experiment.needs))
@@ -76,8 +95,9 @@ def plan_run(config: Any, workdir: str) -> Plan:
         problems += request.optimizer(data.num_steps).problems()
     if problems or mesh is None or experiment is None or data is None:
         raise TrainError(problems)
-    settings = {**config.to_dict(), "data_order": data.fingerprint}
-    differing = changes(old, settings) if old is not None else []
+    settings = {**config.to_dict(), ORDER: data.fingerprint}
+    # A run that was refused before its first checkpoint may be tried again in any other way.
+    differing = changes(old, settings) if old is not None and not is_new else []
     if differing and not config.accept_changes:
         raise TrainError(
             [
@@ -85,4 +105,32 @@ def plan_run(config: Any, workdir: str) -> Plan:
                 "those, another workdir, or go on with --config.accept_changes=True"
             ]
         )
+    if differing:
+        warnings.warn(f"goes on with other settings: {'; '.join(differing)}", stacklevel=2)
+    if old is not None and not is_new and old.get("init") != config.init:
+        warnings.warn(
+            f"init is {config.init!r} and is not read: the run began with {old.get('init')!r}, "
+            f"which {folder.model} holds",
+            stacklevel=2,
+        )
     return Plan(request, folder, start, data, mesh, settings)
+
+
+def _unfit(config: Any, model: Sizes) -> list[str]:
+    """Returns settings that this model or machine cannot do."""
+    problems = []
+    if config.sample_every and config.num_samples and "vae" not in model.configs:
+        problems.append(
+            "pictures need the autoencoder, which the checkpoints lack; name one that has it in "
+            "init, or set sample_every to 0"
+        )
+    if config.sample_steps > model.schedule.num_train_timesteps:
+        problems.append(
+            f"sample_steps is {config.sample_steps}, expected at most the "
+            f"{model.schedule.num_train_timesteps} timesteps of the model"
+        )
+    if config.attention == "cudnn" and jax.default_backend() != "gpu":
+        problems.append(
+            f"attention is cudnn, but the devices are of kind {jax.default_backend()}; use auto"
+        )
+    return problems

@@ -73,7 +73,16 @@ class UNetConfig:
 
 
 class DownBlock(nn.Module):
-    """One level of the encoder: ResnetBlocks with or without transformers, then a downsampler."""
+    """One level of the encoder: ResnetBlocks with or without transformers, then a downsampler.
+
+    Attributes:
+      config: sizes.
+      level: from 0, the highest resolution.
+      first_norm: norm of the first ResnetBlock; gets `features`.
+      dtype: type of the computation.
+      attention_implementation: see `sd_jax.attention.attention`.
+      remat: see `sd_jax.remat`.
+    """
 
     config: UNetConfig
     level: int
@@ -124,7 +133,14 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """ResnetBlock, transformer, ResnetBlock at the lowest resolution."""
+    """ResnetBlock, transformer, ResnetBlock at the lowest resolution.
+
+    Attributes:
+      config: sizes.
+      dtype: type of the computation.
+      attention_implementation: see `sd_jax.attention.attention`.
+      remat: see `sd_jax.remat`.
+    """
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
@@ -160,7 +176,15 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level of the decoder: joins the skips, then upsamples unless it is the last."""
+    """One level of the decoder: joins the skips, then upsamples unless it is the last.
+
+    Attributes:
+      config: sizes.
+      level: from 0, the highest resolution.
+      dtype: type of the computation.
+      attention_implementation: see `sd_jax.attention.attention`.
+      remat: see `sd_jax.remat`.
+    """
 
     config: UNetConfig
     level: int

@@ -256,6 +256,27 @@ def test_integrate_refuses_checkpoints_of_another_stable_diffusion(checkpoints, 
     assert not (tmp_path / "converted").exists()
 
 
+def test_integrate_takes_each_fuser_from_where_it_was_trained(checkpoints, tmp_path):
+    whole = checkpoints["safetensors"]["checkpoint"]
+    names = {"local": "global_adapter.norm1_fg.bias", "global": "local_adapter.zero_convs.0.0.bias"}
+    for part, name in names.items():
+        tensors = {key: tensor.read() for key, tensor in open_tensors(whole).items()}
+        # What the run did not train, and only brought along from its start.
+        tensors[name] = tensors[name] + 1
+        write_safetensors(
+            tmp_path / f"{part}.safetensors",
+            [LazyTensor(n, a.shape, a.dtype, lambda a=a: a) for n, a in tensors.items()],
+            None,
+        )
+    paths = (tmp_path / "local.safetensors", tmp_path / "global.safetensors")
+    folder, _ = converted_to(tmp_path, *paths, num_heads=4, surgery="integrate")
+    weights = weights_of_converted(open_converted(folder, COMPONENTS))
+    export_ldm(weights, COMPONENTS, tmp_path / "back.safetensors")
+    back, original = open_tensors(tmp_path / "back.safetensors"), open_tensors(whole)
+    for name in names.values():
+        np.testing.assert_array_equal(back[name].read(), original[name].read())
+
+
 def test_an_output_that_is_there_is_kept(demo, tmp_path):
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "mine").write_text("mine")

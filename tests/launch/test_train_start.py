@@ -1,0 +1,68 @@
+"""How a run starts: what is told before step 1, and what one that was refused may try next."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs import cnc
+from launch.training import plan_run
+from tests.launch.tiny_training import metrics, train, write_start
+
+PARTS = ("unet", "vae", "text_encoder", "local_fuser")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start") / "model"
+    write_start(folder, PARTS)
+    return folder
+
+
+def plan(workdir, **settings):
+    config = cnc.get_config("stage=local,scale=scenes")
+    with config.unlocked():
+        config.update(settings)
+    return plan_run(config, str(workdir))
+
+
+def test_everything_is_compiled_and_told_before_the_first_step(model, tmp_path):
+    settings = {"num_steps": 2, "sizes": "64x64,64x128", "accumulation": 2, "save_every": 0}
+    settings |= {"eval_every": 2, "eval_examples": 3}
+    output = train(tmp_path, "local", init=model, **settings)
+    parts = ["a step of 64x128: ready", "a step of 64x64: ready", "evaluation: ready", "step 1/2"]
+    places = [output.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "local_fuser as it is there, trained further" in output
+    assert metrics(tmp_path, "eval/loss").keys() == {0, 2}
+    # The last state is saved even so.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert "is at step 2 of 2: all steps" in train(tmp_path, "local", init=model, **settings)
+
+
+def test_a_run_without_checkpoints_may_be_tried_in_any_other_way(model, tmp_path):
+    first = plan(tmp_path / "run", init=str(model))
+    assert first.start is not None
+    with first.folder.held():
+        first.start.write(first.folder.model)
+        first.folder.write(first.settings)
+    again = plan(tmp_path / "run", init=str(model), accumulation=2, dtype="bfloat16")
+    assert again.start is None
+    other = plan(tmp_path / "run", init=str(model), seed=3)
+    assert other.start is not None
+    with other.folder.held():
+        other.start.write(other.folder.model)
+
+
+def test_a_run_with_checkpoints_keeps_its_settings(model, tmp_path):
+    first = plan(tmp_path / "run", init=str(model))
+    with first.folder.held():
+        first.start.write(first.folder.model)
+        first.folder.write(first.settings)
+    (first.folder.checkpoints / "10").mkdir(parents=True)
+    with pytest.raises(ValueError, match="seed was 0 and is 3") as caught:
+        plan(tmp_path / "run", init=str(model), seed=3)
+    assert "data_order" not in str(caught.value)
+    with pytest.warns(UserWarning, match="goes on with other settings: seed was 0 and is 3"):
+        plan(tmp_path / "run", init=str(model), seed=3, accept_changes=True)
+    with pytest.warns(UserWarning, match="init is 'elsewhere' and is not read"):
+        plan(tmp_path / "run", init="elsewhere")
