@@ -79,7 +79,12 @@ class NoiseLoss:
     dropout: bool = True
 
     def __call__(
-        self, params: Params, frozen: Params, batch: Batch, keys: KeyArray
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: KeyArray,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Returns the mean loss of a batch, and nothing else worth a metric.
 
@@ -88,7 +93,9 @@ class NoiseLoss:
           frozen: the model's other parameters.
           batch: as the stream makes it (docs/stream.md lists the keys).
           keys: one for each example.
+          step: makes no difference here.
         """
+        del step
         return jnp.mean(self.per_example(params, frozen, batch, keys)), {}
 
     def per_example(

@@ -28,11 +28,12 @@ Metrics: TypeAlias = dict[str, Array]
 class LossFn(Protocol):
     """A run's loss: the mean over the examples of a batch.
 
-    What an example contributes must depend on the parameters, the example and its key alone.
+    What an example contributes must depend on the parameters, the example, its key and the number
+    of steps done alone.
     """
 
     def __call__(
-        self, params: Params, frozen: Params, batch: Batch, keys: KeyArray
+        self, params: Params, frozen: Params, batch: Batch, keys: KeyArray, step: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         """Returns the loss and further scalars; `keys` has one for each example."""
         ...
@@ -76,7 +77,9 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         rows = jax.tree.leaves(dict(batch))[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(key, state.step), rows)
-        (loss, metrics), gradients = gradients_of(state.params, frozen, batch, keys)
+        (loss, metrics), gradients = gradients_of(
+            state.params, frozen, batch, keys, state.step
+        )
         grad_norm = optax.tree.norm(gradients)
         is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -115,26 +118,28 @@ def make_train_step(
 
 
 def _accumulated(loss_fn: LossFn, accumulation: int) -> Callable[..., Any]:
-    """Returns (params, frozen, batch, keys) -> ((loss, metrics), gradients) over microbatches."""
+    """Returns (params, frozen, batch, keys, step) -> ((loss, metrics), gradients) over microbatches."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulation == 1:
         return value_and_grad
 
-    def accumulated(params: Params, frozen: Params, batch: Batch, keys: KeyArray) -> Any:
+    def accumulated(
+        params: Params, frozen: Params, batch: Batch, keys: KeyArray, step: Array
+    ) -> Any:
         def split(rows: Array) -> Array:
             # Every n-th row, not every n-th part: each device keeps the rows that it has.
             parts = rows.reshape(rows.shape[0] // accumulation, accumulation, *rows.shape[1:])
             return jnp.moveaxis(parts, 1, 0)
 
         def add(total: Any, microbatch: Any) -> tuple[Any, None]:
-            result = value_and_grad(params, frozen, *microbatch)
+            result = value_and_grad(params, frozen, *microbatch, step)
             return jax.tree.map(jnp.add, total, result), None
 
         microbatches = jax.tree.map(split, (dict(batch), keys))
         first = jax.tree.map(lambda rows: rows[0], microbatches)
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(value_and_grad, params, frozen, *first),
+            jax.eval_shape(value_and_grad, params, frozen, *first, step),
         )
         total, _ = jax.lax.scan(add, zeros, microbatches)
         return jax.tree.map(lambda leaf: leaf / accumulation, total)

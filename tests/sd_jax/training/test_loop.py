@@ -18,7 +18,7 @@ from sd_jax.training.step import make_train_step
 OPTIMIZER = optax.sgd(0.1)
 
 
-def loss_fn(params, frozen, batch, keys):
+def loss_fn(params, frozen, batch, keys, step):
     return jnp.mean((params["w"][None] - batch["x"]) ** 2), {}
 
 

@@ -16,7 +16,7 @@ from sd_jax.training.step import make_train_step
 KEY = jax.random.key(3)
 
 
-def loss_fn(params, frozen, batch, keys):
+def loss_fn(params, frozen, batch, keys, step):
     """Linear regression with noise of each example's own key."""
     noise = jax.vmap(lambda key: jax.random.normal(key, ()))(keys)
     prediction = batch["x"] @ params["w"] * frozen["scale"] + 0.1 * noise
@@ -51,7 +51,7 @@ def test_a_step_is_the_optimizers_on_the_mean_gradient():
     keys = jax.random.split(jax.random.fold_in(KEY, 0), 8)
     params = {"w": jnp.array([1.0, -1.0, 0.5])}
     (loss, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-        params, FROZEN, batch_of(0), keys
+        params, FROZEN, batch_of(0), keys, 0
     )
     np.testing.assert_allclose(state.params["w"], params["w"] - 0.1 * gradients["w"], rtol=1e-5)
     assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-6)
@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_counters(bad, accumulatio
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too():
-    def root(params, frozen, batch, keys):
+    def root(params, frozen, batch, keys, step):
         return jnp.sum(jnp.sqrt(params["w"] * 0.0)), {}
 
     optimizer = optax.sgd(0.1)
