@@ -18,7 +18,7 @@ def test_a_loss_of_ones_own():
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(block, "docs/training.md", "exec"), names)
-    first = names["loss_fn"](names["params"], names["frozen"], names["batch"], None)[0]
+    first = names["loss_fn"](names["params"], names["frozen"], names["batch"], None, 0)[0]
     assert float(names["metrics"]["loss"]) < float(first)
 
 
