@@ -62,15 +62,15 @@ def plan_run(config: Any, workdir: str) -> Plan:
     problems += setting_problems(config)
     folder = RunFolder(request.workdir)
     has_model = is_converted(folder.model)
-    if not has_model:
-        problems += [
-            f"init: there is no file or folder {item}"
-            for item in request.init
-            if not Path(item).exists()
-        ]
     if not request.init and not has_model:
         problems.append("init is empty; name checkpoints to start from, such as Stable Diffusion's")
     if problems:
+        if not has_model:
+            problems += [
+                f"init: there is no file or folder {item}"
+                for item in request.init
+                if not Path(item).exists()
+            ]
         # What follows would only repeat them.
         raise TrainError(problems)
     mesh = collect(problems, lambda: make_mesh(request.mesh))
