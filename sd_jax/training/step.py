@@ -77,9 +77,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         rows = jax.tree.leaves(dict(batch))[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(key, state.step), rows)
-        (loss, metrics), gradients = gradients_of(
-            state.params, frozen, batch, keys, state.step
-        )
+        (loss, metrics), gradients = gradients_of(state.params, frozen, batch, keys, state.step)
         grad_norm = optax.tree.norm(gradients)
         is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -118,7 +116,7 @@ def make_train_step(
 
 
 def _accumulated(loss_fn: LossFn, accumulation: int) -> Callable[..., Any]:
-    """Returns (params, frozen, batch, keys, step) -> ((loss, metrics), gradients) over microbatches."""
+    """Returns (params, frozen, batch, keys, step) -> ((loss, metrics), mean gradients)."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulation == 1:
         return value_and_grad
