@@ -18,12 +18,12 @@ from sd_jax.convert.component import Component
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
 from sd_jax.schedule import ScheduleConfig
+from sd_jax.testing import random_params
 from sd_jax.typing import Array, Float, flat_params, nested_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig, encode_images
 
 _WIDTH = 64
-_KERNEL_GAIN = 2.0
 _NARROW_LOGVAR = -10.0
 _WARMTH = np.array([1.0, 0.0, -1.0], np.float32)
 _LIVELY_GAIN = 6.0**0.5
@@ -78,28 +78,14 @@ def smallest_config() -> CnCConfig:
 
 
 def random_model(config: CnCConfig, seed: int = 0, only: tuple[str, ...] = ()) -> Model:
-    """Returns a model of random weights, in which no layer is zero.
-
-    Zero convolutions would hide the local fuser, so these are random too; and kernels are larger
-    than new ones, so that what goes in still shows after many layers.
+    """Returns a model of random weights, in which no layer is zero (`sd_jax.testing`).
 
     Args:
       config: sizes.
       seed: of the weights.
       only: names of the components wanted; all that have a size unless given.
     """
-    params: dict[str, Any] = {}
-    for component in COMPONENTS:
-        size = getattr(config, component.name)
-        if size is not None and (not only or component.name in only):
-            flat = fresh_params(dataclasses.replace(component, zero=""), size, seed)
-            flat = {
-                path: array * _KERNEL_GAIN if path.endswith("kernel") else array
-                for path, array in flat.items()
-            }
-            params[component.name] = nested_params(flat)
-    absent = {component.name: None for component in COMPONENTS if component.name not in params}
-    return Model(params, dataclasses.replace(config, **absent))
+    return Model(*random_params(COMPONENTS, config, seed, only))
 
 
 def untrained_model(images: Float[Array, "b h w 3"], seed: int = 0) -> Model:

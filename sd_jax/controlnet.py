@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sd_jax.attention import Implementation
 from sd_jax.layers import Conv1x1, Conv3x3, TimestepEmbedding
+from sd_jax.precompute import remember
 from sd_jax.typing import Array, Dtype, Float, Num
 from sd_jax.unet import UNetConfig, UNetEncoder
 
@@ -92,7 +93,11 @@ class ControlNet(nn.Module):
             unet, dtype=self.dtype, attention_implementation=self.attention_implementation
         )
         nn.share_scope(self, encoder)
-        hint_features = HintEncoder(self.config, self.dtype, name="controlnet_cond_embedding")(hint)
+        hint_features = remember(
+            self,
+            "hint_features",
+            lambda: HintEncoder(self.config, self.dtype, name="controlnet_cond_embedding")(hint),
+        )
         middle, skips = encoder(
             latents, time_embedding, encoder_hidden_states, conv_in_residual=hint_features
         )

@@ -69,8 +69,28 @@ def open_checkpoints(
     Raises:
       CheckpointError: a checkpoint is not there, damaged, or of another architecture.
     """
+    return open_each([(path, components) for path in paths], num_heads=num_heads, use_ema=use_ema)
+
+
+def open_each(
+    items: Sequence[tuple[str | Path, Sequence[Component]]],
+    *,
+    num_heads: int | None = None,
+    use_ema: bool = False,
+) -> Opened:
+    """Returns what `open_checkpoints` does, with components of its own for each checkpoint.
+
+    Args:
+      items: each a path, and the components that may be there; these differ in how they stand in
+        files, not in what they are called.
+      num_heads: as in `open_checkpoints`.
+      use_ema: as in `open_checkpoints`.
+
+    Raises:
+      CheckpointError: as in `open_checkpoints`.
+    """
     opened, errors = [], []
-    for path in paths:
+    for path, components in items:
         open_one = _open_converted if is_directory(path) else _open_source
         try:
             opened.append(open_one(path, components, num_heads, use_ema))
@@ -87,13 +107,13 @@ def open_checkpoints(
         readers.update(item.readers)
     problems = disagreements(configs)
     if problems:
-        joined = ", ".join(map(str, paths))
+        joined = ", ".join(str(path) for path, _ in items)
         raise CheckpointError("\n- ".join([f"{joined}: do not fit together", *problems]))
     with_unet = [item for item in opened if "unet" in item.configs] or opened
     tokenizers = [item.tokenizer for item in opened if item.tokenizer is not None]
-    order = [item.name for item in components if item.name in configs]
+    order = dict.fromkeys(item.name for _, components in items for item in components)
     return Opened(
-        {name: configs[name] for name in order},
+        {name: configs[name] for name in order if name in configs},
         with_unet[0].schedule,
         tokenizers[0] if tokenizers else None,
         readers,

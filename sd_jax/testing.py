@@ -7,10 +7,11 @@ name is seeded with the CRC-32 of the name.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sd_jax.convert.component import Component
+from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.table import abstract_params
 from sd_jax.files import LazyTensor
 from sd_jax.schedule import NoiseSchedule
@@ -36,6 +39,9 @@ TINY_UNET = UNetConfig(
     norm_num_groups=8,
 )
 """The smallest UNet with everything in it: both kinds of levels, a downsampler, an upsampler."""
+
+
+_KERNEL_GAIN = 2.0
 
 
 def _generator(name: str) -> np.random.Generator:
@@ -102,6 +108,35 @@ def formula_params(module: nn.Module, *inputs: Any) -> Params:
             values += np.float32(path.endswith("/scale"))
         params[path] = jnp.asarray(values)
     return nested_params(params)
+
+
+def random_params(
+    components: Sequence[Component], config: Any, seed: int = 0, only: Collection[str] = ()
+) -> tuple[Params, Any]:
+    """Returns random parameters in which no layer is zero, and the sizes of what they are of.
+
+    Zero convolutions would hide what stands behind them, so these are random too; and kernels are
+    larger than new ones, so that what goes in still shows after many layers.
+
+    Args:
+      components: that there may be.
+      config: sizes by component, a dataclass; None for those that are not wanted.
+      seed: of the weights.
+      only: names of the components wanted; all that have a size unless given.
+    """
+    params: dict[str, Any] = {}
+    for component in components:
+        size = getattr(config, component.name)
+        if size is not None and (not only or component.name in only):
+            flat = fresh_params(dataclasses.replace(component, zero=""), size, seed)
+            params[component.name] = nested_params(
+                {
+                    path: array * _KERNEL_GAIN if path.endswith("kernel") else array
+                    for path, array in flat.items()
+                }
+            )
+    absent = {component.name: None for component in components if component.name not in params}
+    return params, dataclasses.replace(config, **absent)
 
 
 def relative_rms(actual: Any, expected: Any) -> float:

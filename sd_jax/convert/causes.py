@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sd_jax.files import LazyTensor
 
 _CONTEXT = "attn2.to_k.weight"
 _SUPPORTED = "Stable Diffusion 1.x is supported"
 
+_ADAPTER = "this holds a T2I- or FG-DM adapter; load it with fgdm_jax"
+
 _OTHERS = (
     (("pre_extractor",), "this is Uni-ControlNet; it needs cnc_jax (launch.convert loads it)"),
-    (("body.0.block1.weight", "adapter.body."), "this holds a T2I- or FG-DM adapter"),
+    (("body.0.", "adapter.body."), _ADAPTER),
 )
 
 
-def likely_causes(tensors: Mapping[str, LazyTensor], *, known: bool) -> list[str]:
+def likely_causes(tensors: Mapping[str, LazyTensor], *, known: Collection[str]) -> list[str]:
     """Returns what the names and shapes of a file suggest that it is, most telling first.
 
     Args:
       tensors: of the file.
-      known: whether a component was found in it; what else it holds is then no cause.
+      known: names of the components found in it; what else it holds is then no cause, but for
+        what lies among a component's own names.
     """
     telling = (
         (
@@ -46,6 +49,9 @@ def likely_causes(tensors: Mapping[str, LazyTensor], *, known: bool) -> list[str
         for fragments, cause in (*telling, *(() if known else _OTHERS))
         if any(fragment in name for name in tensors for fragment in fragments)
     ]
+    if not any(name.startswith("adapter_") for name in known):
+        within = any(name.startswith("model.diffusion_model.adapter.") for name in tensors)
+        causes += [_ADAPTER] * within
     causes += _by_shape(tensors)
     return list(dict.fromkeys(causes))
 

@@ -35,6 +35,7 @@ class Layout:
       aliases: (pattern, replacement) for other spellings of names; the first full match is used.
       ignored: patterns of names that belong to the component and carry no weights.
       pointwise: module paths of dense layers that the layout stores as 1x1 convolutions.
+      other_prefixes: under which files may hold the component too; written is `prefix`.
     """
 
     prefix: str
@@ -43,6 +44,7 @@ class Layout:
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = (r".*position_ids",)
     pointwise: frozenset[str] = frozenset()
+    other_prefixes: tuple[str, ...] = ()
 
     def is_ignored(self, name: str) -> bool:
         """Returns whether a name (without prefix) carries no weights."""
@@ -71,6 +73,7 @@ class Component:
       inputs: sizes -> abstract arguments of one call, for the shapes of its parameters.
       layouts: by name.
       zero: pattern of the beginning of paths that start training at zero.
+      describe: sizes -> config.json of its folder, where `diffusers_json` does not know it.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Component:
     inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
     layouts: Mapping[LayoutName, Layout]
     zero: str = ""
+    describe: Callable[[Any], dict[str, Any]] | None = None
 
     def abstract_params(self, config: Any) -> Any:
         """Returns the shapes of the component's parameters."""

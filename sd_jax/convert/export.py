@@ -124,10 +124,12 @@ def tensors_in_layout(
     """
     tensors: list[LazyTensor] = []
     written: set[str] = set()
+    renamed = _renamed_components(weights, components, layout)
     for origin in weights.origins:
         if origin.layout == layout:
-            recorded, held = _recorded_tensors(weights, origin, written)
-            tensors += recorded
+            recorded, held = _recorded_tensors(weights, origin, written | renamed)
+            names = {tensor.name for tensor in tensors}
+            tensors += [tensor for tensor in recorded if tensor.name not in names]
             written |= held
     if layout == "ldm" and not written:
         tensors += ldm_buffers(weights.configs, weights.schedule)
@@ -144,6 +146,29 @@ def tensors_in_layout(
                 _lazy(weights, spec.prefix + entry.name, component.name, entry.path, entry.kind)
             )
     return tensors
+
+
+def _renamed_components(
+    weights: Weights, components: Sequence[Component], layout: LayoutName
+) -> set[str]:
+    """Returns the components that cannot keep their sources' names beside one another.
+
+    Every FG-DM or T2I-Adapter file calls its adapter the same, whatever its variable; together
+    they go by the names of the table.
+    """
+    own = {item.layouts[layout].prefix for item in components if layout in item.layouts}
+    owners: dict[str, set[str]] = {}
+    renamed: set[str] = set()
+    for origin in weights.origins:
+        if origin.layout != layout:
+            continue
+        held = {item.path.partition("/")[0] for item in origin.records if item.path is not None}
+        if len(weights.origins) > 1 and origin.bare and origin.bare not in own:
+            renamed |= held
+        for record in origin.records:
+            if record.path is not None:
+                owners.setdefault(record.name, set()).add(record.path.partition("/")[0])
+    return renamed.union(*(names for names in owners.values() if len(names) > 1))
 
 
 def _recorded_tensors(
@@ -235,9 +260,18 @@ def _ldm_metadata(weights: Weights, components: Sequence[Component]) -> dict[str
             metadata |= origin.metadata
     untold = untold_by_shapes(weights, components)
     if untold:
-        hints = {name: component_json(name, weights.configs[name]) for name in untold}
+        hints = {name: _described(name, weights, components) for name in untold}
         metadata[COMPONENTS_KEY] = json.dumps(hints)
     return metadata
+
+
+def _described(name: str, weights: Weights, components: Sequence[Component]) -> dict[str, Any]:
+    """Returns config.json of a component's folder."""
+    if name not in weights.configs:  # a folder of its own, which tells no variable
+        (name,) = weights.configs
+    config = weights.configs[name]
+    describe = next(item.describe for item in components if item.name == name)
+    return component_json(name, config) if describe is None else describe(config)
 
 
 def export_diffusers(
@@ -271,7 +305,7 @@ def export_diffusers(
             folder.mkdir(exist_ok=True)
             stem = "model" if name in _TRANSFORMERS_COMPONENTS else "diffusion_pytorch_model"
             write_safetensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
-            content = hints.get(name) or component_json(name, weights.configs[name])
+            content = hints.get(name) or _described(name, weights, components)
             if content:
                 _write_json(folder / "config.json", content)
         if not alone:

@@ -11,6 +11,7 @@ import numpy as np
 from sd_jax.convert.causes import likely_causes
 from sd_jax.convert.component import Component, Layout
 from sd_jax.convert.fresh import fresh_params
+from sd_jax.convert.places import averaged_names, is_averaged, only_place, places_in
 from sd_jax.convert.source import CheckpointError, Source
 from sd_jax.convert.table import Entry, Kind, to_ours
 from sd_jax.typing import Params, nested_params
@@ -96,15 +97,17 @@ def plan_loading(
     configs: dict[str, Any] = {}
     parts: dict[str, _Part] = {}
     problems: list[str] = []
+    found = places_in(source, components)
     for component in components:
         layout = component.layouts.get(source.layout)
-        if layout is None or not layout.is_in(_names_of(source, layout)):
+        places = found.get(component.name, {})
+        if layout is None or not any(layout.is_in(names) for names in places.values()):
             continue
         try:
-            names = _names_of(source, layout)
-            if use_ema and component.name == "unet":
-                names = _averaged(source, layout, names)
-            hints = _hints(source, component, configs.get("unet"), num_heads)
+            prefix, names = only_place(component, places)
+            if use_ema and is_averaged(component, prefix):
+                names = averaged_names(source, prefix, names)
+            hints = _hints(source, component, prefix, configs.get("unet"), num_heads)
             part = _plan_component(source, component, layout, names, hints)
         except CheckpointError as error:
             problems.append(str(error))
@@ -113,12 +116,11 @@ def plan_loading(
         parts[component.name] = part
         problems += part.problems
         if component.name not in may_be_fresh:
-            problems += [
-                f"missing: {layout.prefix}{entry.name} {entry.shape}" for entry in part.missing
-            ]
+            problems += [f"missing: {prefix}{entry.name} {entry.shape}" for entry in part.missing]
     problems += disagreements(configs)
     if problems or not configs:
-        causes = likely_causes(source.tensors, known=bool(configs))
+        adapters = {name for name in found if name.startswith("adapter_")}
+        causes = likely_causes(source.tensors, known=configs.keys() | adapters)
         raise CheckpointError(_message(source, problems, causes))
     entries = {name: part.found for name, part in parts.items()}
     fresh = [f"{name}/{entry.path}" for name, part in parts.items() for entry in part.missing]
@@ -137,10 +139,11 @@ class _Part:
 
 
 def _hints(
-    source: Source, component: Component, unet: Any, num_heads: int | None
+    source: Source, component: Component, prefix: str, unet: Any, num_heads: int | None
 ) -> dict[str, Any]:
     """Returns what is known of a component beside the shapes of its tensors."""
-    hints = dict(source.hints.get(component.name, {}))
+    folder = component.name if component.name in source.hints else prefix.removesuffix("/")
+    hints = dict(source.hints.get(folder, {}))
     if unet is not None:
         # A copy of the encoder has its sizes, unless a config.json of its own says otherwise.
         hints["num_heads_of_unet"] = unet.num_heads
@@ -195,31 +198,6 @@ def _plan_component(
     return _Part(config, tuple(found), tuple(missing), tuple(problems))
 
 
-def _names_of(source: Source, layout: Layout) -> dict[str, str]:
-    """Returns {name in the table's spelling: full name in the file} under the layout's prefix."""
-    return {
-        layout.canonical(name[len(layout.prefix) :]): name
-        for name in source.tensors
-        if name.startswith(layout.prefix)
-    }
-
-
-def _averaged(source: Source, layout: Layout, names: Mapping[str, str]) -> dict[str, str]:
-    """Returns the same names with those of their averages in the file."""
-    # LitEma drops the dots: model_ema.diffusion_modelinput_blocks00weight
-    averaged = {
-        name: "model_ema." + f"{layout.prefix.removeprefix('model.')}{name}".replace(".", "")
-        for name in names
-    }
-    absent = [full for full in averaged.values() if full not in source.tensors]
-    if absent:
-        raise CheckpointError(
-            f"use_ema asks for averaged weights, but {len(absent)} of {len(averaged)} are not in "
-            f"the file (such as {absent[0]}); load it without use_ema"
-        )
-    return averaged
-
-
 def _stored_kind(entry: Entry, shape: tuple[int, ...]) -> Kind | None:
     """Returns how a tensor of this shape becomes ours; None if it is of another shape.
 
@@ -258,6 +236,9 @@ def disagreements(configs: Mapping[str, Any]) -> list[str]:
                 f"cross-attention {copy.cross_attention_dim}, but the UNet here has "
                 f"{unet.block_out_channels} and {unet.cross_attention_dim}"
             )
+    for name, config in configs.items():
+        if unet and name.startswith("adapter_"):
+            problems += _adapter_disagreements(name, config, unet)
     tokens = configs.get("global_fuser")
     if unet and tokens and unet.cross_attention_dim != tokens.embedding_dim:
         problems.append(
@@ -268,6 +249,21 @@ def disagreements(configs: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"wrong autoencoder: {vae.latent_channels} latent channels, but the UNet predicts "
             f"{unet.out_channels}"
+        )
+    return problems
+
+
+def _adapter_disagreements(name: str, config: Any, unet: Any) -> list[str]:
+    problems = []
+    if config.block_out_channels != unet.block_out_channels:
+        problems.append(
+            f"wrong {name}: its features are {config.block_out_channels} wide, but the UNet's "
+            f"levels are {unet.block_out_channels}"
+        )
+    if config.time_embed_dim not in (None, unet.time_embed_dim):
+        problems.append(
+            f"wrong {name}: it takes a time embedding of {config.time_embed_dim}, but the UNet's "
+            f"is {unet.time_embed_dim} wide"
         )
     return problems
 

@@ -51,6 +51,9 @@ _CLASSES = {
     "CLIPVisionModelWithProjection": "image_encoder",
     "CLIPModel": "image_encoder",
     "StableDiffusionSafetyChecker": "safety_checker",
+    # Of which variable, no folder says.
+    "T2IAdapter": "adapter",
+    "Adapter": "adapter",
 }
 
 # A file of one component without a prefix: a telling name, the prefix it lacks.
@@ -62,6 +65,13 @@ _BARE: tuple[tuple[str, str, LayoutName], ...] = (
     ("encoder.down_blocks.0.resnets.0.conv1.weight", "vae/", "diffusers"),
     ("encoder.down.0.block.0.conv1.weight", "first_stage_model.", "ldm"),
     ("input_blocks.0.0.weight", "model.diffusion_model.", "ldm"),
+    # T2I- and FG-DM adapters; diffusers' names have the level and the block apart.
+    ("adapter.body.0.resnets.0.block1.weight", "adapter/", "diffusers"),
+    ("adapter.body.0.resnets.0.conv1.weight", "adapter/", "diffusers"),
+    ("adapter.body.0.block1.weight", "model.diffusion_model.", "ldm"),
+    ("adapter.body.0.in_layers.0.weight", "model.diffusion_model.", "ldm"),
+    ("body.0.block1.weight", "model.diffusion_model.adapter.", "ldm"),
+    ("body.0.in_layers.0.weight", "model.diffusion_model.adapter.", "ldm"),
     ("vision_model.embeddings.class_embedding", "image_encoder/", "diffusers"),
     ("text_model.embeddings.token_embedding.weight", "text_encoder/", "diffusers"),
     ("embeddings.token_embedding.weight", "text_encoder/", "diffusers"),
