@@ -1,0 +1,281 @@
+"""Text and a graph -> the latents of all its variables: the jitted programs of sampling.
+
+    text -> keys and values, once
+    for each group of factors (`graph.groups`):
+        maps of parents -> hints of ControlNets, once
+        joint steps, in a few calls of one compiled program
+    latents -> pictures
+
+There is one program for each group, size and kind of guidance. Prompts, seeds, given variables,
+guidance scales and samplers of as many steps are arguments: other values compile nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fgdm_jax.controlled import controlnet_denoise_fn
+from fgdm_jax.denoise import factor_denoise_fn
+from fgdm_jax.graph import Factor, FactorGraph, Mode, groups, sampling_order
+from fgdm_jax.networks import NetworkSettings, precompute_text
+from fgdm_jax.runs import FactorDenoiseFn, FactorRun
+from fgdm_jax.sampling import (
+    HandOver,
+    JointState,
+    guided_factor,
+    hand_over,
+    initial_joint_state,
+    joint_steps,
+)
+from fgdm_jax.timetable import JointRows, joint_rows
+from sd_jax.attention import Implementation
+from sd_jax.model import Model
+from sd_jax.sampling import SamplerState, SamplerTable
+from sd_jax.typing import Array, Dtype, Float, KeyArray
+from sd_jax.vae import decode_latents
+
+Sizes = Mapping[str, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How a graph is drawn.
+
+    Attributes:
+      graph: of the model.
+      sizes: (height, width) of each drawn variable's latents.
+      tables: sampler of each drawn variable.
+      guidance_scales: of the text, by variable; variables that are not named have none. They cost
+        twice as much with one.
+      mode: "joint" or "sequential" (`graph.groups`).
+      what: which latents of their parents adapters see (`sampling.hand_over`).
+      conditioning_scale: of the residuals of ControlNets.
+      dtype: type of the computation.
+      attention_implementation: see `sd_jax.attention.attention`.
+    """
+
+    graph: FactorGraph
+    sizes: Sizes
+    tables: Mapping[str, SamplerTable]
+    guidance_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mode: Mode = "joint"
+    what: HandOver = "latents"
+    conditioning_scale: float = 1.0
+    dtype: Dtype = jnp.float32
+    attention_implementation: Implementation = "auto"
+
+
+def draw(
+    model: Model,
+    drawing: Drawing,
+    text_embeddings: Float[Array, "b k c"],
+    keys: KeyArray,
+    *,
+    negative_embeddings: Float[Array, "b k c"] | None = None,
+    wanted: Sequence[str] | None = None,
+    given: Mapping[str, Array] | None = None,
+    keep: Sequence[int] = (),
+    report: Callable[[str, int], object] | None = None,
+) -> JointState:
+    """Returns the last state of every drawn variable, and the predictions that were kept.
+
+    Args:
+      model: from `fgdm_jax.load`.
+      drawing: how.
+      text_embeddings: of the prompts.
+      keys: one for each image; a variable depends on its key, its name and its parents alone.
+      negative_embeddings: what guidance leads away from; needed with a guidance scale.
+      wanted: variables to draw, with what they are drawn from; None for all.
+      given: latents [b h w c] of variables that are not drawn.
+      keep: steps of each group whose predicted clean latents are kept.
+      report: called with the group's variables, joined by "+", and the number of steps done.
+
+    Raises:
+      ValueError: graph, model and arguments do not fit.
+    """
+    given = dict(given or {})
+    order = sampling_order(drawing.graph, wanted, given)
+    if negative_embeddings is None and any(f.variable in drawing.guidance_scales for f in order):
+        raise ValueError("guidance scales need negative_embeddings (of '' for no prompt)")
+    settings = (drawing.dtype, drawing.attention_implementation)
+    branches = [text_embeddings]
+    if negative_embeddings is not None:
+        branches.insert(0, negative_embeddings)
+    texts = {
+        1: (text_embeddings, _precompute(model, text_embeddings, settings)),
+        len(branches): (both := jnp.concatenate(branches), _precompute(model, both, settings)),
+    }
+    factors: dict[str, SamplerState] = {}
+    kept: dict[str, Array] = {}
+    for group in groups(order, drawing.mode):
+        hints = {
+            factor.variable: _hint(model, factor, drawing, given)
+            for factor in group
+            if factor.kind == "controlnet"
+        }
+        state = _draw_group(model, drawing, group, texts, keys, given, hints, keep, report)
+        factors |= state.factors
+        kept |= state.kept
+        given |= {name: item.latents for name, item in state.factors.items()}
+    return JointState(factors, kept)
+
+
+def _draw_group(
+    model: Model,
+    drawing: Drawing,
+    group: FactorGraph,
+    texts: Mapping[int, Any],
+    keys: KeyArray,
+    given: Mapping[str, Array],
+    hints: Mapping[str, Array],
+    keep: Sequence[int],
+    report: Callable[[str, int], object] | None,
+) -> JointState:
+    names = [factor.variable for factor in group]
+    rows = joint_rows({name: drawing.tables[name] for name in names}, keep)
+    channels = model.config.unet.out_channels
+    shapes = {name: (*drawing.sizes[name], channels) for name in names}
+    state = initial_joint_state(shapes, keys, rows.num_kept)
+    seen = {name for factor in group for name in factor.parents} & given.keys()
+    scales = {
+        name: jnp.asarray([drawing.guidance_scales[name]], jnp.float32)
+        for name in names
+        if name in drawing.guidance_scales
+    }
+    num_steps = len(rows.slots)
+    size = chunk_size(num_steps)
+    for first in range(0, num_steps, size):
+        chunk = jax.tree.map(lambda column, first=first: column[first : first + size], rows)
+        state = _steps(
+            model,
+            chunk,
+            state,
+            keys,
+            {name: given[name] for name in seen},
+            hints,
+            scales,
+            dict(texts),
+            jnp.float32(drawing.conditioning_scale),
+            group=group,
+            sizes=tuple(drawing.sizes[name] for name in names),
+            what=drawing.what,
+            settings=(drawing.dtype, drawing.attention_implementation),
+        )
+        if report is not None:
+            jax.block_until_ready(state)
+            report("+".join(names), size)
+    return state
+
+
+@functools.partial(jax.jit, static_argnames=("group", "sizes", "what", "settings"))
+def _steps(
+    model: Model,
+    rows: JointRows,
+    state: JointState,
+    keys: KeyArray,
+    given: dict[str, Array],
+    hints: dict[str, Array],
+    scales: dict[str, Array],
+    texts: dict[int, Any],
+    conditioning_scale: Array,
+    *,
+    group: FactorGraph,
+    sizes: tuple[tuple[int, int], ...],
+    what: HandOver,
+    settings: tuple[Dtype, Implementation],
+) -> JointState:
+    runs = {}
+    for factor, size in zip(group, sizes, strict=True):
+        name = factor.variable
+        text, precomputed = texts[2 if name in scales else 1]
+        denoise = _denoiser(
+            model, factor, text, precomputed, hints.get(name), conditioning_scale, what, settings
+        )
+        if name in scales:
+            denoise = guided_factor(denoise, scales[name])
+        parents = () if factor.kind == "controlnet" else factor.parents
+        runs[name] = FactorRun(denoise, size, model.config.unet.out_channels, parents)
+    return joint_steps(runs, rows, state, keys, given)
+
+
+def _denoiser(
+    model: Model,
+    factor: Factor,
+    text: Array,
+    precomputed: Any,
+    hint: Array | None,
+    conditioning_scale: Array,
+    what: HandOver,
+    settings: tuple[Dtype, Implementation],
+) -> FactorDenoiseFn:
+    """Returns (latents, timesteps, parents) -> noise of one factor.
+
+    Raises:
+      ValueError: it is of a kind that is drawn elsewhere.
+    """
+    dtype, implementation = settings
+    shared = {"dtype": dtype, "attention_implementation": implementation}
+    if factor.kind == "controlnet" and hint is not None:
+        controlled = controlnet_denoise_fn(
+            model, text, hint, conditioning_scale=conditioning_scale, **shared
+        )
+        return lambda latents, timesteps, parents: controlled(latents, timesteps)
+    if factor.kind not in ("adapter", "prior"):
+        raise ValueError(
+            f"{factor.variable!r} is of kind {factor.kind!r}, which is drawn elsewhere"
+        )
+    variable = factor.variable if factor.kind == "adapter" else None
+    plain = factor_denoise_fn(
+        model,
+        variable,
+        text,
+        has_parents=bool(factor.parents),
+        precomputed=precomputed,
+        **shared,
+    )
+    return hand_over(plain, factor.parents, what)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _precompute(model: Model, text: Array, settings: tuple[Dtype, Implementation]) -> Any:
+    return precompute_text(model, text, NetworkSettings(*settings))
+
+
+def _hint(
+    model: Model, factor: Factor, drawing: Drawing, given: Mapping[str, Array]
+) -> Float[Array, "b h w 3"]:
+    """Returns the picture of a ControlNet's parent in [0, 1], at the size of the image."""
+    (parent,) = factor.parents
+    height, width = drawing.sizes[factor.variable]
+    scale = model.config.vae.downsampling
+    pictures = draw_pictures(model, given[parent], dtype=drawing.dtype) / 2 + 0.5
+    # Bilinear, as upstream enlarges its maps of 256 pixels to the images' 512.
+    shape = (len(pictures), scale * height, scale * width, 3)
+    return jax.image.resize(pictures, shape, "bilinear", antialias=False)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "slice_size"))
+def draw_pictures(
+    model: Model, latents: Float[Array, "b h w c"], *, dtype: Dtype, slice_size: int = 1
+) -> Float[Array, "b ih iw 3"]:
+    """Returns the pictures of clean latents in [-1, 1], decoded `slice_size` at a time."""
+    model.require("vae")
+    return decode_latents(
+        model.config.vae, model.params["vae"], latents, dtype=dtype, slice_size=slice_size
+    )
+
+
+def chunk_size(num_steps: int, largest: int = 10) -> int:
+    """Returns how many steps are done in one call: a divisor of all, so that one program does.
+
+    Args:
+      num_steps: of the group.
+      largest: of the result.
+    """
+    return max(size for size in range(1, largest + 1) if num_steps % size == 0)
