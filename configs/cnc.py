@@ -72,6 +72,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = training.get_config()
 
     # What is trained.
+    config.system = "cnc"  # Compose and Conquer
     config.stage = args["stage"]  # set by :stage=
     config.scale = args["scale"]  # set by :scale=
     config.local_condition = args["condition"]  # set by :condition=

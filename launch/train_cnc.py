@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.losses import STAGES, NoiseLoss
 from cnc_jax.networks import NetworkSettings
 from configs.common import unknown_name
 from input_pipeline.stream import Helpers
+from launch.train_cnc_pictures import Pictures
+from launch.train_cnc_start import encoders, plan_start
 from launch.train_data import BatchNeeds, keys_of
 from launch.train_request import TrainRequest
-from sd_jax.schedule import ScheduleConfig
+from launch.train_system import Experiment, Sizes, System
 from sd_jax.tokenizer import load_tokenizer
 
 _LOCAL = {
     "depth": ("depth_maps", ("foreground_depth", "background_depth")),
     "canny": ("edge_maps", ("foreground_edges", "background_edges")),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What tells one run of the training loop from another.
-
-    Attributes:
-      config: sizes of the model.
-      loss: function of the run, with `per_example` for evaluation.
-      trainable: patterns of the parameters that it trains.
-      needs: what it wants in a batch.
-    """
-
-    config: CnCConfig
-    loss: NoiseLoss
-    trainable: tuple[str, ...]
-    needs: BatchNeeds
 
 
 def setting_problems(config: Any) -> list[str]:
@@ -62,25 +46,6 @@ def setting_problems(config: Any) -> list[str]:
             "background; models of more layers are for sampling and for streams of your own"
         )
     return problems
-
-
-class Sizes(Protocol):
-    """What is known of a model before its weights are read."""
-
-    @property
-    def configs(self) -> Mapping[str, Any]:
-        """Sizes by component."""
-        ...
-
-    @property
-    def schedule(self) -> ScheduleConfig:
-        """The noise schedule."""
-        ...
-
-    @property
-    def tokenizer(self) -> Path | None:
-        """Folder with the tokenizer's files; None for CLIP's own."""
-        ...
 
 
 def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
@@ -123,4 +88,9 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         exemplar_size=vision.image_size if vision is not None else None,
     )
     needs = BatchNeeds(tuple(keys), tuple(conditions), helpers)
-    return Experiment(model_config, loss, stage.trainable, needs)
+    components = frozenset((*stage.components, *encoders(request)))
+    return Experiment(model_config, loss, stage.trainable, components, needs)
+
+
+CNC = System(COMPONENTS, setting_problems, plan_start, make_experiment, Pictures)
+"""Compose and Conquer."""

@@ -14,13 +14,14 @@ from cnc_jax.condition import Condition
 from cnc_jax.losses import STAGES, condition_of, text_of
 from input_pipeline.contact_sheet import Picture, contact_sheet
 from launch.processes import is_main
-from launch.train_cnc import Experiment
 from launch.train_data import RunData
 from launch.train_request import TrainRequest
+from launch.train_system import Experiment
 from sd_jax.model import Model
 from sd_jax.samplers import make_sampler
 from sd_jax.schedule import make_schedule, sampling_timesteps
 from sd_jax.training.partition import merge_params
+from sd_jax.training.together import gathered
 from sd_jax.typing import Params
 
 _SAMPLER = "dpmpp_2m"
@@ -63,7 +64,7 @@ class Pictures:
           frozen: the others.
           step: number of steps done.
         """
-        params, frozen = _local(params), _local(frozen)
+        params, frozen = gathered(params), gathered(frozen)
         if not is_main():
             return None
         model = Model(merge_params(params, frozen), self._experiment.config)
@@ -117,12 +118,3 @@ class Pictures:
             attention_implementation=config.attention,
         )
         return np.asarray(decode_images(model, latents, dtype=dtype))[0]
-
-
-def _local(tree: Params) -> Params:
-    """Returns arrays that this process can use alone."""
-    if jax.process_count() == 1:
-        return tree
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(tree, tiled=True)

@@ -101,7 +101,7 @@ def plan_start(request: TrainRequest) -> Start:
     surgery = _surgery(request, opened, stage)
     names = set(opened.configs)
     names |= {"init_local": {"local_fuser"}, "init_global": {"global_fuser"}}.get(surgery, set())
-    needed = [*STAGES[stage].components, *_encoders(request)]
+    needed = [*STAGES[stage].components, *encoders(request)]
     missing = [name for name in needed if name not in names]
     if missing:
         raise TrainError(
@@ -139,8 +139,12 @@ def _local_first(init: Sequence[str]) -> list[str]:
     return list(reversed(init)) if stages == ["global", "local"] else list(init)
 
 
-def _encoders(request: TrainRequest) -> list[str]:
-    """Returns the components that turn a batch into latents, text and exemplars."""
+def encoders(request: TrainRequest) -> list[str]:
+    """Returns the components that turn a batch into latents, text and exemplars.
+
+    Args:
+      request: of the run.
+    """
     config = request.config
     names = []
     if config.latents == "encode":

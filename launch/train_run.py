@@ -18,14 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cnc_jax.convert import COMPONENTS
-from cnc_jax.losses import STAGES
 from launch.processes import is_main
-from launch.train_cnc import make_experiment
 from launch.train_data import RunData
-from launch.train_pictures import Pictures
 from launch.train_request import TrainRequest
-from launch.train_start import Start
+from launch.train_system import Start, System
 from launch.train_watch import Watch, say
 from sd_jax.convert.store import Converted, open_converted
 from sd_jax.training.checkpoints import Checkpoints
@@ -56,6 +52,7 @@ class Plan:
 
     Attributes:
       request: its settings.
+      system: whose run it is.
       folder: its folder.
       start: what it starts from; None if the folder has that already.
       data: its data.
@@ -64,6 +61,7 @@ class Plan:
     """
 
     request: TrainRequest
+    system: System
     folder: RunFolder
     start: Start | None
     data: RunData
@@ -90,8 +88,8 @@ class Run:
             keep_last=self._config.keep_last,
             keep_every=self._config.keep_every,
         )
-        model = open_converted(self._folder.model, COMPONENTS)
-        self._experiment = make_experiment(plan.request, model)
+        model = open_converted(self._folder.model, plan.system.components)
+        self._experiment = plan.system.make_experiment(plan.request, model)
         self._frozen, self._state = self._load(model)
         self._first_step = int(self._state.step)
         with failing_together(OSError("process 0 could not write its log, and tells why")):
@@ -155,7 +153,7 @@ class Run:
     def _load(self, base: Converted) -> tuple[Params, TrainState]:
         """Returns the frozen parameters and the state: the newest one, or that of a new run."""
         config = self._config
-        names = [name for name in base.configs if name not in self._unused()]
+        names = [name for name in base.configs if name in self._used()]
         say(f"loading {', '.join(names)} ...")
         params = {name: base.read(name) for name in names}
         trainable, frozen = split_params(params, self._experiment.trainable)
@@ -183,19 +181,12 @@ class Run:
         placed = _placed(trainable, self._state_shardings.params, jnp.dtype(jnp.float32))
         return frozen, jax.jit(make, out_shardings=self._state_shardings)(placed)
 
-    def _unused(self) -> set[str]:
-        """Returns components that the run does not read, and that would only take memory."""
-        config = self._config
-        unused = {"safety_checker", "controlnet", "local_fuser", "global_fuser"}
-        unused -= set(STAGES[config.stage].components)
-        has_pictures = config.sample_every and config.num_samples
-        if config.latents == "cached" and not has_pictures:
-            unused.add("vae")
-        if config.text == "cached" and not has_pictures:
-            unused.add("text_encoder")
-        if "exemplar_images" not in self._plan.data.needs.keys:
-            unused.add("image_encoder")
-        return unused
+    def _used(self) -> set[str]:
+        """Returns the components that the run reads; others would only take memory."""
+        used = set(self._experiment.components)
+        if self._config.sample_every and self._config.num_samples:
+            used |= {"vae", "text_encoder"}
+        return used
 
     def _programs(self) -> tuple[Programs, Programs]:
         """Returns the training step and the evaluation's, to be compiled when they are used."""
@@ -261,7 +252,8 @@ class Run:
         config = self._config
         tasks = [Task(config.eval_every, self._evaluate, at_start=True)]
         if config.sample_every and config.num_samples:
-            pictures = Pictures(self._plan.request, self._experiment, self._plan.data)
+            plan = self._plan
+            pictures = plan.system.make_pictures(plan.request, self._experiment, plan.data)
 
             def sample(step: int, state: TrainState) -> None:
                 say(f"step {step}: sampling pictures ...")

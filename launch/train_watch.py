@@ -123,12 +123,13 @@ class Watch:
         if math.isfinite(metrics["loss"]):
             self._losses.append(metrics["loss"])
         self._throughput.update(report.seconds, report.input_seconds, flops)
-        if self._is_first:
+        is_last = report.step == self._num_steps
+        is_logged = config.log_every and (is_last or not report.step % config.log_every)
+        if self._is_first and not is_logged:
             # Long before the first line of the log, which has figures of many steps.
             say(f"step {report.step}/{self._num_steps}: loss {metrics['loss']:.5f}")
-            self._is_first = False
-        is_last = report.step == self._num_steps
-        if not config.log_every or (report.step % config.log_every and not is_last):
+        self._is_first = False
+        if not is_logged:
             self._losses = self._losses[-_MANY_LOSSES:]
             return
         speed = self._throughput.summary()

@@ -14,13 +14,11 @@ from typing import Any
 
 import jax
 
-from cnc_jax.convert import COMPONENTS
 from launch.train_changes import ORDER, changes, starts_anew
-from launch.train_cnc import Sizes, make_experiment, setting_problems
 from launch.train_data import open_data
 from launch.train_request import TrainError, collect, parse_request
 from launch.train_run import Plan, Run
-from launch.train_start import plan_start
+from launch.train_system import Sizes, system_of
 from launch.train_watch import say
 from sd_jax.convert.store import is_converted, open_converted
 from sd_jax.training.mesh import describe_batch, make_mesh
@@ -59,7 +57,8 @@ def plan_run(config: Any, workdir: str) -> Plan:
       TrainError: lists every problem.
     """
     request, problems = parse_request(config, workdir)
-    problems += setting_problems(config)
+    system = system_of(config)
+    problems += system.setting_problems(config)
     folder = RunFolder(request.workdir)
     has_model = is_converted(folder.model)
     if not request.init and not has_model:
@@ -81,14 +80,14 @@ def plan_run(config: Any, workdir: str) -> Plan:
     is_new = not committed_steps(folder)
     start, model = None, None
     if has_model and not (is_new and request.init and starts_anew(old, config.to_dict())):
-        model = collect(problems, lambda: open_converted(folder.model, COMPONENTS))
+        model = collect(problems, lambda: open_converted(folder.model, system.components))
     else:
-        start = collect(problems, lambda: plan_start(request))
+        start = collect(problems, lambda: system.plan_start(request))
         model = None if start is None else start.opened
     experiment = data = None
     if model is not None:
         problems += _unfit(config, model)
-        experiment = collect(problems, lambda: make_experiment(request, model))
+        experiment = collect(problems, lambda: system.make_experiment(request, model))
     if experiment is not None:
         data = collect(problems, lambda: open_data(request, experiment.needs))
     if data is not None:
@@ -113,7 +112,7 @@ def plan_run(config: Any, workdir: str) -> Plan:
             f"which {folder.model} holds",
             stacklevel=2,
         )
-    return Plan(request, folder, start, data, mesh, settings)
+    return Plan(request, system, folder, start, data, mesh, settings)
 
 
 def _unfit(config: Any, model: Sizes) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from sd_jax.typing import Params
+
 
 def sync(what: str) -> None:
     """Returns when all processes are here.
@@ -45,6 +47,19 @@ def is_same(number: int) -> bool:
     from jax.experimental import multihost_utils
 
     return len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
+
+
+def gathered(tree: Params) -> Params:
+    """Returns arrays that this process can use alone; all processes must call it.
+
+    Args:
+      tree: of global arrays.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 @contextlib.contextmanager

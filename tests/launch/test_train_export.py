@@ -21,8 +21,8 @@ from cnc_jax.load import CnCConfig
 from cnc_jax.losses import STAGES
 from cnc_jax.testing import random_model
 from configs.cnc import get_config
+from launch.train_cnc_start import plan_start
 from launch.train_request import parse_request
-from launch.train_start import plan_start
 from launch.training import train
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.component import LayoutName

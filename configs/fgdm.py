@@ -1,0 +1,103 @@
+r"""Training of FG-DM: `launch.train`.
+
+    python -m launch.train --config=configs/fgdm.py:factor=segmentation --workdir=runs/seg \
+        --config.init=sd-v1-4.ckpt --config.data=shards/coco
+
+    factor              trains                                  sees
+    segmentation, pose, depth, normal, sketch, canny, foreground_depth, background_depth
+                        the adapter of that variable            text
+    image               the adapter of the image                text, segmentation
+    chain               three adapters at once                  segmentation -> depth -> image
+    layered             two adapters at once                    foreground depth -> background depth
+    controlnet          the adapter of the segmentation, and the block that takes the hint of a
+                        ControlNet for the image (A.2.4)        segmentation -> image
+
+Other graphs are written out: `--config.graph="depth, image<depth"`. Scales:
+
+    paper       AdamW 1e-6, 256x256, 100 epochs (arXiv:2410.21638, A.2); batch 160 as in its code
+    single_gpu  the same steps on one 24 GB card: bfloat16, microbatches
+    scenes      a tiny model on the procedural world, minutes on a CPU
+
+docs/factors.md tells the way from one factor to a graph.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import training
+from configs.common import parse_arg, unknown_name
+
+BASE = "configs.training"
+"""Where the settings stand that all training runs share, for --help."""
+
+GRAPHS = {
+    **{
+        name: name
+        for name in (
+            *("segmentation", "pose", "depth", "normal", "sketch", "canny"),
+            *("foreground_depth", "background_depth"),
+        )
+    },
+    "image": "segmentation, image<segmentation",
+    "chain": "segmentation, depth<segmentation, image<segmentation+depth",
+    "layered": "foreground_depth, background_depth<foreground_depth",
+    "controlnet": "segmentation, image<segmentation:controlnet",
+}
+"""Graphs by the name that `:factor=` takes."""
+
+SCALES = {
+    "paper": {},
+    "single_gpu": {
+        "accumulation": 20,
+        "dtype": "bfloat16",
+        "frozen_dtype": "bfloat16",
+        "remat": "layers",
+        "text": "cached",
+        "distill_every": 10,
+    },
+    "scenes": {
+        "data": "scenes",
+        "sizes": "64x64",
+        "global_batch_size": 32,
+        "num_epochs": 0.0,
+        "num_steps": 2000,
+        "learning_rate": 1e-3,
+        "warmup_steps": 50,
+        "max_grad_norm": 1.0,
+        "log_every": 20,
+        "eval_every": 500,
+        "sample_every": 500,
+        "save_every": 500,
+        "guidance_scale": 3.0,
+        "distill_every": 10,
+    },
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the config; `arg` is `factor=` and `scale=`."""
+    args = parse_arg(arg, factor="segmentation", scale="paper")
+    for name, known in (("factor", GRAPHS), ("scale", SCALES)):
+        if args[name] not in known:
+            raise ValueError(unknown_name(name, args[name], known))
+    config = training.get_config()
+
+    # What is trained.
+    config.system = "fgdm"  # FG-DM
+    config.scale = args["scale"]  # set by :scale=
+    config.graph = GRAPHS[args["factor"]]  # VARIABLE<PARENT+PARENT:KIND, ...; set by :factor=
+    config.trained = "image" if args["factor"] == "image" else ""  # variables; all unless given
+    config.adapter = "time"  # of new adapters: that of the paper, or plain: of the released weights
+    config.adapter_start = "zero"  # new adapters change nothing at first, or random: as upstream
+    config.null_parents = 0.2  # probability that a parent is hidden, for each on its own
+    config.distill_weight = 0.1  # of the attention distillation (eq. 7); 0 leaves it out
+    config.distill_every = 1  # steps from one distillation to the next
+    config.distill_layers = "all"  # attentions that are compared: a pattern of their paths
+
+    config.sizes = "256x256"
+    config.learning_rate = 1e-6
+    config.num_epochs = 100.0
+    config.global_batch_size = 160
+    config.update(SCALES[config.scale])
+    return config.lock()

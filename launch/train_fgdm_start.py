@@ -1,0 +1,139 @@
+"""Where a run of FG-DM starts: checkpoints -> WORKDIR/model, with adapters that are new."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fgdm_jax.adapter import AdapterConfig
+from fgdm_jax.convert import adapter_component, adapter_name, components
+from fgdm_jax.graph import Factor, FactorGraph
+from fgdm_jax.load import FGDMConfig, named_paths
+from launch.train_request import TrainError, TrainRequest
+from sd_jax.convert.fresh import fresh_params
+from sd_jax.convert.store import save_model
+from sd_jax.load import Opened, open_each
+from sd_jax.typing import nested_params
+from sd_jax.unet import UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A starting point, checked, of which no weight has been read.
+
+    Attributes:
+      request: of the run.
+      opened: the checkpoints, completing one another.
+      new: sizes of adapters that none of them has, by variable.
+      trained: names of the components that are trained, in whole or in part.
+    """
+
+    request: TrainRequest
+    opened: Opened
+    new: Mapping[str, AdapterConfig]
+    trained: tuple[str, ...]
+
+    def write(self, folder: Path) -> str:
+        """Writes the starting point as a converted directory; returns in words what was done.
+
+        Args:
+          folder: to make, or to replace.
+        """
+        model = self.opened.load(FGDMConfig)
+        params, configs = dict(model.params), dict(self.opened.configs)
+        for variable, config in self.new.items():
+            component = adapter_component(variable)
+            flat = fresh_params(component, config, self.request.config.seed)
+            params[component.name], configs[component.name] = nested_params(flat), config
+        # What is trained is float32 from the start, so that a run's files have one type.
+        for name in self.trained:
+            params[name] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params[name])
+        save_model(
+            params,
+            configs,
+            folder,
+            model.config.schedule,
+            tokenizer=self.opened.tokenizer,
+            overwrite=True,
+        )
+        names = ", ".join(Path(item).name or item for item in self.request.init)
+        kept = [name for name in self.trained if name in self.opened.configs]
+        parts = [f"starts from {names}"]
+        if self.new:
+            new = ", ".join(adapter_name(variable) for variable in self.new)
+            parts.append(f"{new} new (seed {self.request.config.seed})")
+        if kept:
+            parts.append(f"{', '.join(kept)} as they are there, trained further")
+        return "; ".join(parts)
+
+
+def plan_start(
+    request: TrainRequest, graph: FactorGraph, trained: tuple[str, ...], needed: frozenset[str]
+) -> Start:
+    """Returns the starting point of a run; reads sizes, no weights.
+
+    Args:
+      request: of the run.
+      graph: of the run.
+      trained: variables whose factors are trained.
+      needed: names of the components that the loss uses.
+
+    Raises:
+      TrainError: the checkpoints cannot be used, or lack what the run needs.
+    """
+    config = request.config
+    items = named_paths(request.init, trained[0])
+    opened = open_each(
+        [(item, components(of)) for of, item in items],
+        num_heads=config.num_heads or None,
+        use_ema=config.use_ema,
+    )
+    adapters = {
+        factor.variable: factor
+        for factor in graph
+        if factor.kind == "adapter" and factor.variable in trained
+    }
+    absent = [name for name in adapters if adapter_name(name) not in opened.configs]
+    missing = sorted(needed - set(opened.configs) - {adapter_name(name) for name in absent})
+    problems = []
+    if missing:
+        problems.append(
+            f"init: {', '.join(request.init)} lack {', '.join(missing)}, which the run needs; they "
+            f"hold {', '.join(sorted(opened.configs)) or 'nothing'}. Name further checkpoints that "
+            "have them, joined by commas"
+        )
+    unet = opened.configs.get("unet")
+    for name, factor in adapters.items():
+        there = opened.configs.get(adapter_name(name))
+        if unet is not None and there is not None:
+            expected = _sizes(config, unet, factor).in_channels
+            if there.in_channels != expected:
+                problems.append(
+                    f"init: adapter_{name} sees {there.in_channels} channels, but with "
+                    f"{len(factor.parents) or 'no'} parents it would see {expected}; leave the "
+                    "checkpoint out, or change the graph"
+                )
+    if problems or unet is None:
+        raise TrainError(problems)
+    new = {name: _sizes(config, unet, adapters[name]) for name in absent}
+    controlled = [f for f in graph if f.kind == "controlnet" and f.variable in trained]
+    names = [*map(adapter_name, adapters), *(["controlnet"] if controlled else [])]
+    return Start(request, opened, new, tuple(names))
+
+
+def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
+    """Returns the sizes of a new adapter."""
+    has_time = config.adapter == "time"
+    return AdapterConfig(
+        in_channels=unet.in_channels * max(1, len(factor.parents)),
+        block_out_channels=unet.block_out_channels,
+        time_embed_dim=unet.time_embed_dim if has_time else None,
+        # Plain adapters have no norms; the default keeps equal ones equal.
+        norm_num_groups=unet.norm_num_groups if has_time else AdapterConfig.norm_num_groups,
+        zero_convs=config.adapter_start == "zero",
+    )

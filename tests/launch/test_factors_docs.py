@@ -1,0 +1,50 @@
+"""The page of FG-DM is true: its Python runs, its commands start, and it has every setting."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import fgdm
+from configs.common import parse_arg
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "factors.md").read_text()
+
+
+def test_drawing():
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/factors.md", "exec"), names)
+    assert set(names["pictures"]) == {"segmentation", "depth", "image"}
+    for picture in names["pictures"].values():
+        assert picture.shape == (2, 64, 64, 3)
+        assert np.isfinite(picture).all()
+    assert names["expected_early"].shape == (2, 8, 8, 4)
+
+
+def test_every_setting_has_its_place():
+    ours = set(fgdm.get_config()) - set(fgdm.training.get_config())
+    table = set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE))
+    assert ours - {"system", "scale"} <= table
+
+
+def test_every_factor_is_explained():
+    table = "\n".join(line for line in PAGE.splitlines() if line.startswith("|"))
+    assert [name for name in fgdm.GRAPHS if f"`{name}`" not in table] == []
+
+
+def test_commands_name_settings_that_there_are():
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))
+    words = shlex.split(blocks.replace("\\\n", " "))
+    config = fgdm.get_config()
+    for word in words:
+        if match := re.match(r"--config\.(\w+)=", word):
+            assert match[1] in config, word
+        elif match := re.match(r"--config=configs/fgdm\.py:(.*)", word):
+            fgdm.get_config(match[1])
+            assert parse_arg(match[1], factor="", scale="")

@@ -1,0 +1,165 @@
+"""Runs of FG-DM through the same loop: what starts, what is refused, and what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import fgdm
+from fgdm_jax.convert import COMPONENTS
+from fgdm_jax.testing import random_model, smallest_config
+from launch.train_request import TrainError
+from launch.train_run import Run
+from launch.training import plan_run
+from sd_jax.convert.store import open_converted, save_model
+from sd_jax.training.trained import open_directory
+from sd_jax.typing import flat_params
+from tests.launch.tiny_training import SETTINGS, metrics
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    """Returns a folder with a Stable Diffusion and a ControlNet, but no adapters."""
+    model = random_model(smallest_config({}))
+    folder = tmp_path_factory.mktemp("prior") / "model"
+    sizes = {name: getattr(model.config, name) for name in model.params}
+    save_model(model.params, sizes, folder, model.config.schedule)
+    return folder
+
+
+def plan(workdir, factor="segmentation", **settings):
+    config = fgdm.get_config(f"factor={factor},scale=scenes")
+    with config.unlocked():
+        config.update(settings)
+    return plan_run(config, str(workdir))
+
+
+def problems(workdir, factor="segmentation", **settings) -> str:
+    with pytest.raises(TrainError) as caught:
+        plan(workdir, factor, **settings)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("factor", "trained", "keys"),
+    [
+        ("depth", ["adapter_depth/.*"], ["depth"]),
+        ("image", ["adapter_image/.*"], ["segmentation", "image"]),
+        (
+            "chain",
+            ["adapter_segmentation/.*", "adapter_depth/.*", "adapter_image/.*"],
+            ["segmentation", "depth", "image"],
+        ),
+        (
+            "layered",
+            ["adapter_foreground_depth/.*", "adapter_background_depth/.*"],
+            ["foreground_depth", "background_depth"],
+        ),
+        (
+            "controlnet",
+            ["adapter_segmentation/.*", "controlnet/controlnet_cond_embedding/.*"],
+            ["segmentation", "image"],
+        ),
+    ],
+)
+def test_what_is_trained_and_read(tmp_path, prior, factor, trained, keys):
+    plan_ = plan(tmp_path / "run", factor, init=str(prior))
+    experiment = plan_.system.make_experiment(plan_.request, plan_.start.opened)
+    assert list(experiment.trainable) == trained
+    assert list(experiment.needs.keys) == [*keys, "input_ids"]
+    assert experiment.loss.columns == tuple(key for key in keys if key != "image")
+
+
+def test_new_adapters_fit_their_parents(tmp_path, prior):
+    start = plan(tmp_path / "run", "chain", init=str(prior)).start
+    assert {name: size.in_channels for name, size in start.new.items()} == {
+        "segmentation": 4,
+        "depth": 4,
+        "image": 8,
+    }
+    said = start.write(tmp_path / "model")
+    assert "adapter_segmentation, adapter_depth, adapter_image new (seed 0)" in said
+    written = open_converted(tmp_path / "model", COMPONENTS)
+    params = flat_params(written.read("adapter_image"))
+    zero = [path for path in params if "zero_convs" in path]
+    assert zero
+    assert not any(np.asarray(params[path]).any() for path in zero)
+
+
+def test_settings_are_listed_together(tmp_path, prior):
+    found = problems(
+        tmp_path / "run",
+        init=str(prior),
+        graph="segmentaton, image<depth",
+        adapter="timed",
+        null_parents=1.5,
+        distill_every=0,
+        learning_rate=-1.0,
+    )
+    for expected in (
+        "did you mean 'segmentation'",
+        "parent 'depth' has no factor",
+        "did you mean 'time'",
+        "null_parents must be a probability",
+        "distill_every must be at least 1",
+        "learning_rate",
+    ):
+        assert expected in found, expected
+
+
+def test_what_cannot_be_trained_and_what_is_missing(tmp_path, prior):
+    assert "no factor 'pose' to train" in problems(tmp_path, init=str(prior), trained="pose")
+    assert "is no factor; write VARIABLE" in problems(tmp_path, init=str(prior), graph="a<<b")
+    config = dataclasses.replace(smallest_config({}), controlnet=None)
+    model = random_model(config)
+    sizes = {name: getattr(config, name) for name in model.params}
+    save_model(model.params, sizes, tmp_path / "sd", config.schedule)
+    found = problems(tmp_path / "run", "controlnet", init=str(tmp_path / "sd"))
+    assert "lack controlnet" in found
+
+
+def test_an_adapter_of_other_parents_is_refused(tmp_path, prior):
+    model = random_model(smallest_config({"image": 2}), only=("adapter_image",))
+    sizes = {"adapter_image": model.config.adapter_image}
+    save_model(model.params, sizes, tmp_path / "adapter", model.config.schedule)
+    found = problems(tmp_path / "run", "image", init=f"{tmp_path / 'adapter'},{prior}")
+    assert "adapter_image sees 8 channels, but with 1 parents it would see 4" in found
+
+
+def test_a_chain_learns_and_leaves_the_prior_alone(tmp_path, prior):
+    settings = {
+        **SETTINGS,
+        "init": str(prior),
+        "num_steps": 12,
+        "save_every": 6,
+        "eval_every": 6,
+        "eval_examples": 4,
+        "sample_every": 12,
+        "num_samples": 1,
+        "sample_steps": 2,
+        "distill_every": 5,
+    }
+    workdir = tmp_path / "run"
+    plan_ = plan(workdir, "chain", **settings)
+    with plan_.folder.held(), Run(plan_) as run:
+        assert run.train()
+    distances = metrics(workdir, "train/distance_segmentation")
+    # At step 1 the new adapter changes nothing yet.
+    assert [step for step, value in distances.items() if value > 1e-9] == [6, 11]
+    for name in ("segmentation", "depth", "image"):
+        assert len(metrics(workdir, f"train/loss_{name}")) == 12
+    assert metrics(workdir, "eval/loss").keys() == {0, 6, 12}
+    assert list((workdir / "images").rglob("*.png"))
+    before, after = open_converted(prior, COMPONENTS), open_directory(workdir, COMPONENTS)
+    for name in ("unet", "vae", "text_encoder"):
+        ours, theirs = flat_params(after.read(name)), flat_params(before.read(name))
+        assert all(np.array_equal(ours[path], theirs[path]) for path in theirs)
+    start = open_converted(workdir / "model", COMPONENTS)
+    for name in ("adapter_segmentation", "adapter_depth", "adapter_image"):
+        ours, theirs = flat_params(after.read(name)), flat_params(start.read(name))
+        moved = [path for path in theirs if not np.array_equal(ours[path], theirs[path])]
+        # Behind a convolution at zero nothing learns before that has left it.
+        assert any("zero_convs" in path for path in moved)
+        assert len(moved) > len(theirs) / 2
