@@ -179,7 +179,8 @@ def test_tensorboard_hides_the_steps_that_are_done_again(tmp_path: Path) -> None
         for event in events(tmp_path)
         if event.HasField("session_log")
     ]
-    assert starts == [(6, event_pb2.SessionLog.START)]
+    # Also at 0: an earlier start may have written without coming to a checkpoint.
+    assert starts == [(step, event_pb2.SessionLog.START) for step in (0, 6)]
 
 
 def test_a_full_disk_stops_tensorboard_instead_of_hanging(
