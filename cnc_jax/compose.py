@@ -17,29 +17,28 @@ import jax.numpy as jnp
 from cnc_jax.condition import Condition, concatenate_conditions, null_condition
 from cnc_jax.denoise import Prepared, prepare, prepared_denoise_fn
 from sd_jax.attention import Implementation
-from sd_jax.clip import CLIPVisionModel, encode_text
+from sd_jax.clip import CLIPVisionModel
+from sd_jax.encoding import decode_images, encode_prompts
 from sd_jax.guidance import guided
 from sd_jax.model import Model
 from sd_jax.sampling import (
     SamplerState,
     SamplerTable,
+    chunk_size,
     initial_noise,
     initial_state,
     sample_steps,
 )
 from sd_jax.typing import Array, Dtype, Float, Int, KeyArray, apply_module
-from sd_jax.vae import decode_latents
 
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def encode_prompts(
-    model: Model, input_ids: Int[Array, "b n"], *, dtype: Dtype = jnp.float32
-) -> Float[Array, "b n c"]:
-    """Returns the text embeddings of tokenised prompts (`sd_jax.tokenizer`)."""
-    model.require("text_encoder")
-    return encode_text(
-        model.config.text_encoder, model.params["text_encoder"], input_ids, dtype=dtype
-    )
+__all__ = [
+    "compose_latents",
+    "compose_steps",
+    "decode_images",
+    "encode_exemplars",
+    "encode_prompts",
+    "prepare_branches",
+]
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -201,19 +200,3 @@ def compose_latents(
             jax.block_until_ready(state)
             report(size)
     return state.latents
-
-
-def chunk_size(num_steps: int, largest: int = 8) -> int:
-    """Returns the largest divisor of `num_steps` that is at most `largest`."""
-    return max(size for size in range(1, largest + 1) if num_steps % size == 0)
-
-
-@functools.partial(jax.jit, static_argnames=("dtype", "slice_size"))
-def decode_images(
-    model: Model, latents: Float[Array, "b h w c"], *, dtype: Dtype, slice_size: int = 1
-) -> Float[Array, "b ih iw 3"]:
-    """Returns the images of clean latents in [-1, 1], decoded `slice_size` at a time."""
-    model.require("vae")
-    return decode_latents(
-        model.config.vae, model.params["vae"], latents, dtype=dtype, slice_size=slice_size
-    )

@@ -20,16 +20,15 @@ import jax.numpy as jnp
 from cnc_jax.condition import Condition
 from cnc_jax.load import CnCConfig
 from cnc_jax.networks import Networks, NetworkSettings, make_static
-from sd_jax.clip import CLIPVisionModel, encode_text
+from sd_jax.clip import CLIPVisionModel
+from sd_jax.encoding import Batch, latents_scale, posterior_of, text_of
 from sd_jax.losses import draw, min_snr_weights, prediction_target, squared_errors
 from sd_jax.model import Model
 from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.training.partition import merge_params
 from sd_jax.typing import Array, Float, Int, KeyArray, Params, apply_module
-from sd_jax.vae import AutoencoderKL, Posterior, VAEConfig
 
 StageName: TypeAlias = Literal["local", "global", "joint", "base"]
-Batch: TypeAlias = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,30 +187,7 @@ def clean_latents(
       keys: one for each example.
       dtype: type of the computation.
     """
-    if "latent_mean" in batch:
-        posterior = Posterior(batch["latent_mean"], batch["latent_logvar"])
-    else:
-        model.require("vae")
-        posterior = apply_module(
-            AutoencoderKL(model.config.vae, dtype),
-            {"params": model.params["vae"]},
-            batch["image"],
-            method="encode",
-        )
-    return posterior.sample_each(keys) * (model.config.vae or VAEConfig()).scaling_factor
-
-
-def text_of(model: Model, batch: Batch, dtype: Any = jnp.float32) -> Float[Array, "b k c"]:
-    """Returns the text embeddings of a batch: its own, or those of its `input_ids`."""
-    if "text_embeddings" in batch:
-        return batch["text_embeddings"]
-    model.require("text_encoder")
-    return encode_text(
-        model.config.text_encoder,
-        dict(model.params["text_encoder"]),
-        batch["input_ids"],
-        dtype=dtype,
-    )
+    return posterior_of(model, batch, dtype=dtype).sample_each(keys) * latents_scale(model)
 
 
 def condition_of(model: Model, batch: Batch, stage: Stage, dtype: Any = jnp.float32) -> Condition:

@@ -15,12 +15,10 @@ or to be edited and handed to the factors that come after.
 
 from __future__ import annotations
 
-import difflib
-
 import jax.numpy as jnp
 import numpy as np
 
-from fgdm_jax.graph import VARIABLES
+from fgdm_jax.graph import VARIABLES, unknown_name
 from fgdm_jax.palette import Colours, colours_of, in_bytes, labels_of
 from sd_jax.typing import Array, Float, Num
 
@@ -140,11 +138,7 @@ def _check(
     threshold: float | None = None,
 ) -> None:
     if variable not in VARIABLES:
-        near = difflib.get_close_matches(variable, VARIABLES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"there is no variable {variable!r}; expected one of {list(VARIABLES)}{hint}"
-        )
+        raise ValueError(unknown_name("variable", variable, VARIABLES))
     problems = []
     for name, value in (("colours", colours), ("void", void)):
         if variable == "segmentation" and value is None:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgdm_jax.controlled import controlnet_denoise_fn
+from fgdm_jax.controlled import controlnet_denoise_fn, precompute_hint
 from fgdm_jax.denoise import factor_denoise_fn
 from fgdm_jax.graph import Factor, FactorGraph, Mode, groups, sampling_order
 from fgdm_jax.networks import NetworkSettings, precompute_text
@@ -35,10 +35,10 @@ from fgdm_jax.sampling import (
 )
 from fgdm_jax.timetable import JointRows, joint_rows
 from sd_jax.attention import Implementation
+from sd_jax.encoding import decode_images
 from sd_jax.model import Model
-from sd_jax.sampling import SamplerState, SamplerTable
+from sd_jax.sampling import SamplerState, SamplerTable, chunk_size
 from sd_jax.typing import Array, Dtype, Float, KeyArray
-from sd_jax.vae import decode_latents
 
 Sizes = Mapping[str, tuple[int, int]]
 
@@ -103,19 +103,12 @@ def draw(
     order = sampling_order(drawing.graph, wanted, given)
     if negative_embeddings is None and any(f.variable in drawing.guidance_scales for f in order):
         raise ValueError("guidance scales need negative_embeddings (of '' for no prompt)")
-    settings = (drawing.dtype, drawing.attention_implementation)
-    branches = [text_embeddings]
-    if negative_embeddings is not None:
-        branches.insert(0, negative_embeddings)
-    texts = {
-        1: (text_embeddings, _precompute(model, text_embeddings, settings)),
-        len(branches): (both := jnp.concatenate(branches), _precompute(model, both, settings)),
-    }
+    texts = _texts(model, drawing, order, text_embeddings, negative_embeddings)
     factors: dict[str, SamplerState] = {}
     kept: dict[str, Array] = {}
     for group in groups(order, drawing.mode):
         hints = {
-            factor.variable: _hint(model, factor, drawing, given)
+            factor.variable: _hint(model, factor, drawing, given, texts)
             for factor in group
             if factor.kind == "controlnet"
         }
@@ -133,7 +126,7 @@ def _draw_group(
     texts: Mapping[int, Any],
     keys: KeyArray,
     given: Mapping[str, Array],
-    hints: Mapping[str, Array],
+    hints: Mapping[str, Any],
     keep: Sequence[int],
     report: Callable[[str, int], object] | None,
 ) -> JointState:
@@ -180,7 +173,7 @@ def _steps(
     state: JointState,
     keys: KeyArray,
     given: dict[str, Array],
-    hints: dict[str, Array],
+    hints: dict[str, Any],
     scales: dict[str, Array],
     texts: dict[int, Any],
     conditioning_scale: Array,
@@ -209,7 +202,7 @@ def _denoiser(
     factor: Factor,
     text: Array,
     precomputed: Any,
-    hint: Array | None,
+    hint: Any,
     conditioning_scale: Array,
     what: HandOver,
     settings: tuple[Dtype, Implementation],
@@ -221,9 +214,15 @@ def _denoiser(
     """
     dtype, implementation = settings
     shared = {"dtype": dtype, "attention_implementation": implementation}
-    if factor.kind == "controlnet" and hint is not None:
+    if factor.kind == "controlnet":
+        pictures, features = hint
         controlled = controlnet_denoise_fn(
-            model, text, hint, conditioning_scale=conditioning_scale, **shared
+            model,
+            text,
+            pictures,
+            conditioning_scale=conditioning_scale,
+            precomputed=features,
+            **shared,
         )
         return lambda latents, timesteps, parents: controlled(latents, timesteps)
     if factor.kind not in ("adapter", "prior"):
@@ -242,40 +241,54 @@ def _denoiser(
     return hand_over(plain, factor.parents, what)
 
 
+def _texts(
+    model: Model,
+    drawing: Drawing,
+    order: FactorGraph,
+    text: Array,
+    negative: Array | None,
+) -> dict[int, Any]:
+    """Returns, by the number of branches of guidance, the text and its keys and values."""
+    settings = (drawing.dtype, drawing.attention_implementation)
+    branches = {_branches(drawing, factor.variable) for factor in order}
+    texts = {1: text, 2: None if negative is None else jnp.concatenate([negative, text])}
+    return {
+        number: (texts[number], _precompute(model, texts[number], settings)) for number in branches
+    }
+
+
+def _branches(drawing: Drawing, variable: str) -> int:
+    return 2 if variable in drawing.guidance_scales else 1
+
+
 @functools.partial(jax.jit, static_argnames="settings")
 def _precompute(model: Model, text: Array, settings: tuple[Dtype, Implementation]) -> Any:
     return precompute_text(model, text, NetworkSettings(*settings))
 
 
 def _hint(
-    model: Model, factor: Factor, drawing: Drawing, given: Mapping[str, Array]
-) -> Float[Array, "b h w 3"]:
-    """Returns the picture of a ControlNet's parent in [0, 1], at the size of the image."""
+    model: Model,
+    factor: Factor,
+    drawing: Drawing,
+    given: Mapping[str, Array],
+    texts: Mapping[int, Any],
+) -> tuple[Float[Array, "b h w 3"], Any]:
+    """Returns the picture of a ControlNet's parent in [0, 1], and what follows from it."""
     (parent,) = factor.parents
     height, width = drawing.sizes[factor.variable]
     scale = model.config.vae.downsampling
-    pictures = draw_pictures(model, given[parent], dtype=drawing.dtype) / 2 + 0.5
+    pictures = decode_images(model, given[parent], dtype=drawing.dtype) / 2 + 0.5
     # Bilinear, as upstream enlarges its maps of 256 pixels to the images' 512.
     shape = (len(pictures), scale * height, scale * width, 3)
-    return jax.image.resize(pictures, shape, "bilinear", antialias=False)
+    hint = jax.image.resize(pictures, shape, "bilinear", antialias=False)
+    text, _ = texts[_branches(drawing, factor.variable)]
+    settings = (drawing.dtype, drawing.attention_implementation)
+    return hint, _precompute_hint(model, text, hint, settings)
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "slice_size"))
-def draw_pictures(
-    model: Model, latents: Float[Array, "b h w c"], *, dtype: Dtype, slice_size: int = 1
-) -> Float[Array, "b ih iw 3"]:
-    """Returns the pictures of clean latents in [-1, 1], decoded `slice_size` at a time."""
-    model.require("vae")
-    return decode_latents(
-        model.config.vae, model.params["vae"], latents, dtype=dtype, slice_size=slice_size
-    )
-
-
-def chunk_size(num_steps: int, largest: int = 10) -> int:
-    """Returns how many steps are done in one call: a divisor of all, so that one program does.
-
-    Args:
-      num_steps: of the group.
-      largest: of the result.
-    """
-    return max(size for size in range(1, largest + 1) if num_steps % size == 0)
+@functools.partial(jax.jit, static_argnames="settings")
+def _precompute_hint(
+    model: Model, text: Array, hint: Array, settings: tuple[Dtype, Implementation]
+) -> Any:
+    dtype, implementation = settings
+    return precompute_hint(model, text, hint, dtype=dtype, attention_implementation=implementation)

@@ -9,22 +9,18 @@ depend on what else is in the batch or in the graph.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fgdm_jax.graph import Factor
-from sd_jax.clip import encode_text
+from sd_jax.encoding import Batch, latents_scale, posterior_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
 from sd_jax.schedule import add_noise, make_schedule
-from sd_jax.typing import Array, Float, Int, KeyArray, apply_module
-from sd_jax.vae import AutoencoderKL, Posterior
-
-Batch: TypeAlias = Mapping[str, Array]
-"""An image in [-1, 1] for each variable, `present`, and text (docs/stream.md lists the keys)."""
+from sd_jax.typing import Array, Float, Int, KeyArray
 
 # What the draws of nulls are folded with: apart from those of `sd_jax.losses.draw`.
 _NULL = 100
@@ -67,7 +63,7 @@ def noisy_latents(
     schedule = make_schedule(model.config.schedule)
     posterior = posterior_of(model, batch, variable, dtype)
     draws = draw(variable_keys(keys, variable), posterior.mean.shape[1:], 1)
-    x0 = posterior.sample_each(draws.latents) * model.config.vae.scaling_factor
+    x0 = posterior.sample_each(draws.latents) * latents_scale(model)
     now = add_noise(schedule, x0, draws.noise, timesteps)
     earlier = add_noise(schedule, x0, draws.noise, jnp.maximum(timesteps - 1, 0))
     before = jnp.where(column(timesteps, 4) > 0, earlier, x0)
@@ -132,32 +128,6 @@ def variable_keys(keys: KeyArray, variable: str) -> KeyArray:
     """Returns a variable's own keys, whatever other variables there are; one for each example."""
     number = zlib.crc32(variable.encode())
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def posterior_of(model: Model, batch: Batch, variable: str, dtype: Any) -> Posterior:
-    """Returns the autoencoder's posterior of a variable's images, or the batch's own of the image.
-
-    Args:
-      model: with its autoencoder, unless only cached latents are asked for.
-      batch: with the variable.
-      variable: which.
-      dtype: type of the computation.
-    """
-    if variable == "image" and "latent_mean" in batch:
-        return Posterior(batch["latent_mean"], batch["latent_logvar"])
-    model.require("vae")
-    autoencoder = AutoencoderKL(model.config.vae, dtype)
-    variables = {"params": model.params["vae"]}
-    return apply_module(autoencoder, variables, batch[variable], method="encode")
-
-
-def text_of(model: Model, batch: Batch, dtype: Any = jnp.float32) -> Float[Array, "b k c"]:
-    """Returns the text embeddings of a batch: its own, or those of its `input_ids`."""
-    if "text_embeddings" in batch:
-        return batch["text_embeddings"]
-    model.require("text_encoder")
-    config, params = model.config.text_encoder, dict(model.params["text_encoder"])
-    return encode_text(config, params, batch["input_ids"], dtype=dtype)
 
 
 def column(values: Array, ndim: int) -> Array:

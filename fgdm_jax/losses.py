@@ -20,17 +20,16 @@ import jax.numpy as jnp
 from fgdm_jax.controlled import ControlledNetworks
 from fgdm_jax.distill import distillation_loss
 from fgdm_jax.examples import (
-    Batch,
     Noisy,
     column,
     examples_of,
     noisy_latents,
     seen_parents,
-    text_of,
 )
 from fgdm_jax.graph import Factor, FactorGraph, check_graph
 from fgdm_jax.load import FGDMConfig
 from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks, NetworkSettings
+from sd_jax.encoding import Batch, text_of
 from sd_jax.losses import draw, min_snr_weights, prediction_target, squared_errors
 from sd_jax.model import Model
 from sd_jax.schedule import make_schedule

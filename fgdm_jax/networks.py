@@ -229,7 +229,7 @@ def captured_attention(intermediates: Mapping[str, Any]) -> dict[str, tuple[Arra
 
 def as_list(parents: Array | Sequence[Array]) -> list[Array]:
     """Returns the latents of the parents one by one; already joined ones are one."""
-    return list(parents) if isinstance(parents, list | tuple) else [parents]  # type: ignore[list-item]
+    return list(parents) if isinstance(parents, Sequence) else [parents]
 
 
 def check_inputs(

@@ -159,3 +159,13 @@ def sample_history(
     steps = jnp.arange(table.timesteps.shape[0])
     _, history = jax.lax.scan(body, initial_state(latents), (steps, table))
     return history
+
+
+def chunk_size(num_steps: int, largest: int = 8) -> int:
+    """Returns how many steps to do in one call of `sample_steps`: a divisor, so one program does.
+
+    Args:
+      num_steps: of the whole table.
+      largest: of the result.
+    """
+    return max(size for size in range(1, largest + 1) if num_steps % size == 0)

@@ -54,11 +54,6 @@ class Programs:
         self._donate = tuple(donate)
         self._programs: dict[Any, Program] = {}
 
-    @property
-    def count(self) -> int:
-        """Number of programs compiled."""
-        return len(self._programs)
-
     def __call__(self, *arguments: Any) -> Any:
         """Returns the function's outputs."""
         return self.program(*arguments).compiled(*arguments)

@@ -88,7 +88,7 @@ def test_segmentations_without_a_class():
 @pytest.mark.parametrize(
     ("variable", "arguments", "message"),
     [
-        ("depht", {}, "there is no variable 'depht'.*did you mean 'depth'"),
+        ("depht", {}, "unknown variable 'depht'; did you mean 'depth'"),
         ("segmentation", {}, "needs colours.*; a segmentation needs void"),
         ("depth", {"colours": COLOURS}, "colours are of segmentations, and 'depth' has none"),
         ("image", {"threshold": 0.5}, "threshold is of .*, and 'image' has none; leave it out"),

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgdm_jax.draw import Drawing, draw, draw_pictures
+from fgdm_jax.draw import Drawing, draw
 from fgdm_jax.graph import Factor, parse_graph
 from fgdm_jax.testing import random_model, smallest_config
+from sd_jax.encoding import decode_images
 from sd_jax.samplers import make_sampler
 from sd_jax.schedule import make_schedule, sampling_timesteps
 
@@ -60,7 +61,7 @@ def test_a_controlnet_sees_the_picture_of_its_parent(model, text, keys):
     drawing = drawing_of(model, "segmentation, image<segmentation:controlnet")
     drawn = draw(model, drawing, text[0], keys).factors
     latents = drawn["segmentation"].latents
-    assert draw_pictures(model, latents, dtype="float32").shape == (ROWS, 32, 32, 3)
+    assert decode_images(model, latents, dtype="float32").shape == (ROWS, 32, 32, 3)
     given = {"segmentation": latents}
     again = draw(model, drawing, text[0], keys, given=given).factors
     np.testing.assert_array_equal(again["image"].latents, drawn["image"].latents)

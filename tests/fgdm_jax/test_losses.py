@@ -12,15 +12,14 @@ import pytest
 
 from fgdm_jax.examples import (
     noisy_latents,
-    posterior_of,
     seen_parents,
-    text_of,
     variable_keys,
 )
 from fgdm_jax.graph import Factor
 from fgdm_jax.losses import Distillation, GraphLoss
 from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks
 from fgdm_jax.testing import random_model, smallest_config
+from sd_jax.encoding import posterior_of, text_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
 from sd_jax.schedule import add_noise, make_schedule

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import json
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -46,7 +46,8 @@ class MeasuredRun(train_run.Run):
     """A run that looks at its process before it saves, which is the last that it does at a step."""
 
     compiled = 0
-    found: list[list[float]] = []  # noqa: RUF012 - one run in a process
+    # Of the one run in this process.
+    found: ClassVar[list[list[float]]] = []
 
     def _save(self, step: int, state: Any) -> None:
         self._checkpoints.wait()
