@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os
 import re
@@ -33,13 +34,19 @@ def run(main: Callable[[], None], settings: str | None = None) -> None:
 
     Args:
       main: the command.
-      settings: module of its config file, of which `--help` shows every setting.
+      settings: module of its config file, of which `--help` shows every setting; another file
+        under configs/ that the command line names takes its place.
     """
     try:
         app.run(lambda argv: main(), flags_parser=functools.partial(_parse_flags, settings))
     except SystemExit as end:
         if end.code in (_USERS_ERROR, _STOPPED):
             _leave(end.code)
+        raise
+    except Exception:
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            _leave(1)
         raise
 
 
@@ -64,7 +71,7 @@ def _leave(status: int) -> None:
 
 def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
     if not _HELP.isdisjoint(argv):
-        print(_help(settings))
+        print(_help((settings and _named_settings(argv)) or settings))
         raise SystemExit(0)
     try:
         rest = flags.FLAGS(argv)
@@ -77,6 +84,13 @@ def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
     if len(rest) > 1:
         _fail(f"unknown arguments: {' '.join(rest[1:])}; --help lists what there is")
     return rest
+
+
+def _named_settings(argv: list[str]) -> str | None:
+    """Returns the module of the config file that the flags name, if it is one of the project's."""
+    named = re.search(r"\bconfigs/(\w+)\.py\b", " ".join(argv[1:]))
+    module = f"configs.{named[1]}" if named else ""
+    return module if named and importlib.util.find_spec(module) else None
 
 
 def _in_words(cause: BaseException, argv: list[str]) -> str:

@@ -27,6 +27,7 @@ _FREE = frozenset(
 _MADE_FROM = (
     *("init", "num_heads", "use_ema", "stage", "seed", "num_layers", "depth_streams"),
     *("latents", "text", "exemplars"),
+    *("system", "graph", "trained", "adapter", "adapter_start"),
 )
 
 

@@ -12,7 +12,7 @@ from cnc_jax.losses import STAGES, NoiseLoss
 from cnc_jax.networks import NetworkSettings
 from configs.common import unknown_name
 from input_pipeline.stream import Helpers
-from launch.train_cnc_pictures import Pictures
+from launch.train_cnc_pictures import pictures
 from launch.train_cnc_start import encoders, plan_start
 from launch.train_data import BatchNeeds, keys_of
 from launch.train_request import TrainRequest
@@ -92,5 +92,5 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     return Experiment(model_config, loss, stage.trainable, components, needs)
 
 
-CNC = System(COMPONENTS, setting_problems, plan_start, make_experiment, Pictures)
+CNC = System(COMPONENTS, list, setting_problems, plan_start, make_experiment, pictures)
 """Compose and Conquer."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from configs.common import split_list, unknown_name
 from fgdm_jax.convert import COMPONENTS, adapter_name
 from fgdm_jax.graph import VARIABLES, FactorGraph, parse_graph
-from fgdm_jax.load import FGDMConfig
+from fgdm_jax.load import FGDMConfig, named_paths
 from fgdm_jax.losses import Distillation, GraphLoss
 from fgdm_jax.networks import NetworkSettings
 from input_pipeline.stream import Helpers
 from launch.train_data import BatchNeeds, keys_of
-from launch.train_fgdm_pictures import Pictures
+from launch.train_fgdm_pictures import pictures
 from launch.train_fgdm_start import Start
 from launch.train_fgdm_start import plan_start as plan_start_of
 from launch.train_request import TrainRequest, collect
@@ -41,6 +42,18 @@ def setting_problems(config: Any) -> list[str]:
     if graph is not None:
         collect(problems, lambda: _loss_of(config, FGDMConfig(), graph))
     return problems
+
+
+def init_paths(init: Sequence[str]) -> list[str]:
+    """Returns the paths of items that may say of which variable an adapter is.
+
+    Args:
+      init: "variable=path" or path.
+
+    Raises:
+      ValueError: there is no such variable.
+    """
+    return [str(path) for _, path in named_paths(init)]
 
 
 def graph_of(config: Any) -> FactorGraph:
@@ -157,5 +170,5 @@ def _is_of_image(key: str) -> bool:
 
 _FIELDS = frozenset(FGDMConfig.__dataclass_fields__)
 
-FGDM = System(COMPONENTS, setting_problems, plan_start, make_experiment, Pictures)
+FGDM = System(COMPONENTS, init_paths, setting_problems, plan_start, make_experiment, pictures)
 """FG-DM."""

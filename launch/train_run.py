@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from launch.processes import is_main
 from launch.train_data import RunData
+from launch.train_pictures import Pictures
 from launch.train_request import TrainRequest
 from launch.train_system import Start, System
 from launch.train_watch import Watch, say
@@ -253,7 +254,7 @@ class Run:
         tasks = [Task(config.eval_every, self._evaluate, at_start=True)]
         if config.sample_every and config.num_samples:
             plan = self._plan
-            pictures = plan.system.make_pictures(plan.request, self._experiment, plan.data)
+            pictures = Pictures(plan.request, plan.system, self._experiment, plan.data)
 
             def sample(step: int, state: TrainState) -> None:
                 say(f"step {step}: sampling pictures ...")

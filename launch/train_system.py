@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from launch.train_data import BatchNeeds, RunData
+from input_pipeline.contact_sheet import Picture
+from launch.train_data import BatchNeeds
 from launch.train_request import TrainRequest
 from sd_jax.convert.component import Component
+from sd_jax.model import Model
+from sd_jax.sampling import SamplerTable
 from sd_jax.schedule import ScheduleConfig
-from sd_jax.typing import Params
+from sd_jax.typing import Array, KeyArray
 
 
 class Sizes(Protocol):
@@ -52,14 +53,6 @@ class Start(Protocol):
         ...
 
 
-class Pictures(Protocol):
-    """Samples of a few examples of the evaluation set, each with the same noise every time."""
-
-    def sheet(self, params: Params, frozen: Params, step: int) -> np.ndarray | None:
-        """Returns them on one sheet; all processes must call it, and only the main one gets it."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A run as the loop sees it.
@@ -80,22 +73,57 @@ class Experiment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Example:
+    """An example of the evaluation set, of which pictures are made.
+
+    Attributes:
+      batch: of one example.
+      caption: its text, cut short.
+      keys: of its noise, [1].
+      table: of the sampler.
+      negative_embeddings: of no text, [1 k c]; None without guidance.
+    """
+
+    batch: Mapping[str, Array]
+    caption: str
+    keys: KeyArray
+    table: SamplerTable
+    negative_embeddings: Array | None
+
+    def latents_size(self, model: Model) -> tuple[int, int]:
+        """Returns (height, width) of the latents of its images; those of all its maps are equal.
+
+        Args:
+          model: whose latents.
+        """
+        if "latent_mean" in self.batch:
+            height, width = self.batch["latent_mean"].shape[1:3]
+            return int(height), int(width)
+        image = next(value for value in self.batch.values() if value.ndim == 4)
+        height, width = image.shape[1:3]
+        scale = model.config.vae.downsampling
+        return int(height) // scale, int(width) // scale
+
+
+@dataclasses.dataclass(frozen=True)
 class System:
     """One of the two systems.
 
     Attributes:
       components: that its checkpoints hold.
+      init_paths: the files and folders that the items of `init` name.
       setting_problems: what is wrong with the settings that only this system has.
       plan_start: where a run starts; raises TrainError or ValueError.
       make_experiment: the run that a request asks for, of a model.
-      make_pictures: of a run.
+      pictures: a row of them, of an example, by the model as far as it is trained.
     """
 
     components: Sequence[Component]
+    init_paths: Callable[[Sequence[str]], list[str]]
     setting_problems: Callable[[Any], list[str]]
     plan_start: Callable[[TrainRequest], Start]
     make_experiment: Callable[[TrainRequest, Sizes], Experiment]
-    make_pictures: Callable[[TrainRequest, Experiment, RunData], Pictures]
+    pictures: Callable[[Any, Experiment, Model, Example], list[Picture]]
 
 
 def system_of(config: Any) -> System:

@@ -64,11 +64,12 @@ def plan_run(config: Any, workdir: str) -> Plan:
     if not request.init and not has_model:
         problems.append("init is empty; name checkpoints to start from, such as Stable Diffusion's")
     if problems:
-        if not has_model:
+        if request.init and not has_model:
+            paths = collect(problems, lambda: system.init_paths(request.init)) or []
             problems += [
-                f"init: there is no file or folder {item}"
-                for item in request.init
-                if not Path(item).exists()
+                f"init: there is no file or folder {path}"
+                for path in paths
+                if not Path(path).exists()
             ]
         # What follows would only repeat them.
         raise TrainError(problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -40,6 +41,13 @@ def _set_default(variable: str, value: str | float) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
         pytest.skip("needs a GPU that jax sees; select the GPU tests with `pytest -m gpu`")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Compiled programs stay in the process: thousands of tests would gather gigabytes of them."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

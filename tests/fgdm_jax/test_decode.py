@@ -101,7 +101,7 @@ def test_arguments_that_do_not_fit(variable, arguments, message):
 
 
 def test_pictures_that_cannot_be_made():
-    with pytest.raises(ValueError, match="there is no variable 'labels'"):
+    with pytest.raises(ValueError, match="unknown variable 'labels'"):
         picture_of("labels", jnp.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="needs colours"):
         picture_of("segmentation", jnp.zeros((1, 2, 2), jnp.int32))

@@ -1,5 +1,7 @@
 """One of two processes, of which the first fails while the other waits for it."""
 
+import os
+
 from absl import flags
 
 from launch.command import command, run
@@ -14,7 +16,9 @@ def main() -> None:
 
         start_processes(True)
         if jax.process_index() == 0:
-            raise ValueError("this process fails alone")
+            raise {"value": ValueError, "type": TypeError}[os.environ["FAILS_BY"]](
+                "this process fails alone"
+            )
         sync("never")
 
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 import sd_jax.load
+from configs.cnc import get_config as get_cnc_config
+from configs.fgdm import get_config as get_fgdm_config
 from configs.prepare import get_config as get_prepare_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
@@ -198,10 +200,15 @@ def test_config_arguments_suggest_the_nearest_name(argument, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["sample", "convert", "export", "demo", "prepare_data", "inspect_data"]
+    "command",
+    [
+        *("sample", "convert", "export", "demo", "prepare_data", "inspect_data", "train"),
+        "train --config=configs/fgdm.py:factor=depth",
+    ],
 )
-def test_help_names_every_setting(name):
-    done = launch(name, "--help")
+def test_help_names_every_setting(command):
+    name, *arguments = command.split()
+    done = launch(name, *arguments, "--help")
     assert done.returncode == 0, done.stderr
     expected = {
         "sample": [f"    {key} " for key in get_config()],
@@ -210,8 +217,10 @@ def test_help_names_every_setting(name):
         "demo": ["--output", "--size"],
         "prepare_data": [f"    {key} " for key in get_prepare_config()],
         "inspect_data": ["--data", "--[no]verify"],
+        "train": [f"    {key} " for key in get_cnc_config()],
+        "train --config=configs/fgdm.py:factor=depth": [f"    {key} " for key in get_fgdm_config()],
     }
-    for part in expected[name]:
+    for part in expected[command]:
         assert part in done.stdout
     assert "python -m launch" in done.stdout
 

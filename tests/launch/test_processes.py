@@ -255,7 +255,11 @@ def test_settings_of_several_processes_need_the_flag() -> None:
         start_processes(False, coordinator="localhost:9000")
 
 
-def test_a_process_that_fails_alone_ends_the_run():
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [("value", 2, "error: this process fails alone"), ("type", 1, "TypeError: this process fails")],
+)
+def test_a_process_that_fails_alone_ends_the_run(error, status, message):
     port = free_port()
     processes = [
         subprocess.Popen(
@@ -270,6 +274,7 @@ def test_a_process_that_fails_alone_ends_the_run():
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
                 "JAX_NUM_PROCESSES": "2",
                 "JAX_PROCESS_ID": str(rank),
+                "FAILS_BY": error,
             },
             text=True,
         )
@@ -282,6 +287,6 @@ def test_a_process_that_fails_alone_ends_the_run():
     finally:
         for process in processes:
             process.kill()
-    assert processes[0].returncode == 2
-    assert "error: this process fails alone" in said
+    assert processes[0].returncode == status
+    assert message in said
     assert processes[1].returncode != 0

@@ -163,3 +163,20 @@ def test_a_chain_learns_and_leaves_the_prior_alone(tmp_path, prior):
         # Behind a convolution at zero nothing learns before that has left it.
         assert any("zero_convs" in path for path in moved)
         assert len(moved) > len(theirs) / 2
+
+
+def test_another_graph_starts_from_another_model(tmp_path, prior):
+    first = plan(tmp_path / "run", "depth", init=str(prior))
+    with first.folder.held():
+        first.start.write(first.folder.model)
+        first.folder.write(first.settings)
+    assert plan(tmp_path / "run", "depth", init=str(prior), accumulation=2).start is None
+    for settings in ({"factor": "sketch"}, {"factor": "depth", "adapter": "plain"}):
+        assert plan(tmp_path / "run", init=str(prior), **settings).start is not None
+
+
+def test_files_are_found_under_the_names_of_their_variables(tmp_path, prior):
+    missing = f"depth={tmp_path}/depth.pth,{prior}"
+    found = problems(tmp_path / "run", init=missing, dtype="float23")
+    assert f"init: there is no file or folder {tmp_path}/depth.pth" in found
+    assert str(prior) not in found
