@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Returns the message for a name that is not known, with the nearest one that is."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"
 
 
@@ -64,6 +67,25 @@ def split_list(text: Any) -> list[str]:
     if not all(isinstance(item, str) for item in items):
         raise ValueError(f"{text!r} must be a JSON list of texts")
     return items
+
+
+def repeat(config: ConfigDict, record: str) -> None:
+    """Sets a config to that of an earlier run, which is repeated beside the old one, never over it.
+
+    Args:
+      config: of the same config file as the earlier run's.
+      record: its record.json.
+
+    Raises:
+      ValueError: the file is no record of such a run.
+    """
+    try:
+        recorded = json.loads(Path(record).read_text(encoding="utf-8"))["config"]
+        names = list(recorded)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record}: no record of launch.sample ({error})") from error
+    check_known("config key of the record", names, config.to_dict())
+    config.update({**recorded, "output": "outputs", "overwrite": False, "record": record})
 
 
 def _typed(name: str, text: str, default: Any) -> Any:

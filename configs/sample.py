@@ -13,12 +13,9 @@ front to back; `-` leaves a layer out. Names with commas go into a JSON list: '[
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from configs.common import check_known, parse_arg, unknown_name
+from configs.common import parse_arg, repeat, unknown_name
 
 PRESETS = {
     "default": {},
@@ -27,19 +24,13 @@ PRESETS = {
 }
 
 
-def _read_record(path: str) -> dict:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no record of launch.sample ({error})") from error
-
-
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the config; `arg` is `preset=` or `record=`."""
     args = parse_arg(arg, preset="default", record="")
     config = ConfigDict()
 
     # Files. Several checkpoints complete one another: of what two hold, the first is taken.
+    config.system = "cnc"  # Compose and Conquer
     config.checkpoint = ""  # file, folder or converted directory
     config.use_ema = False  # averaged weights, from an original file that has both
     config.num_heads = 0  # attention heads where no config.json tells them; 0 is 8
@@ -85,9 +76,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(unknown_name("preset", args["preset"], PRESETS))
     config.update(PRESETS[args["preset"]])
     if args["record"]:
-        recorded = _read_record(args["record"])
-        check_known("config key of the record", recorded, config.to_dict())
-        # The run is repeated beside the old one, never over it.
-        config.update({**recorded, "output": "outputs", "overwrite": False})
-        config.record = args["record"]
+        repeat(config, args["record"])
     return config.lock()

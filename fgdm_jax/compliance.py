@@ -90,14 +90,29 @@ def object_recall(
     Raises:
       ValueError: an argument is out of its range.
     """
+    shares = object_shares(labels, asked, colours=colours, thickness=thickness)
+    return recall_of(shares, min_share)
+
+
+def recall_of(
+    shares: Float[Array, "n objects"], min_share: float = MIN_SHARE
+) -> Float[Array, " n"]:
+    """Returns `object_recall` of shares of the pixels that are known already.
+
+    Args:
+      shares: of `object_shares`.
+      min_share: see `object_recall`.
+
+    Raises:
+      ValueError: min_share is out of its range.
+    """
     if not 0 < min_share <= 1:
         raise ValueError(
             f"min_share is {min_share}, expected a share of the pixels, above 0 and at most 1, "
             f"such as {MIN_SHARE}"
         )
-    shares = object_shares(labels, asked, colours=colours, thickness=thickness)
-    if not len(asked):
-        return jnp.ones(labels.shape[0])
+    if shares.shape[1] == 0:
+        return jnp.ones(shares.shape[0])
     return jnp.mean((shares >= min_share).astype(jnp.float32), axis=1)
 
 
@@ -129,9 +144,18 @@ def choose(recall: Float[Array, " n"], area: Float[Array, " n"] | None = None) -
       recall: of each map.
       area: of each map, such as `covered_area`; decides between equal recalls.
     """
-    if area is None:
-        return jnp.argmax(recall)
-    return jnp.argmax(jnp.where(recall == jnp.max(recall), area, -jnp.inf))
+    return rank(recall, area)[0]
+
+
+def rank(recall: Float[Array, " n"], area: Float[Array, " n"] | None = None) -> Int[Array, " n"]:
+    """Returns the indices of all maps, the best first, in the order of `choose`.
+
+    Args:
+      recall: of each map.
+      area: of each map; decides between equal recalls, and of equal areas the first comes first.
+    """
+    area = jnp.zeros_like(recall) if area is None else area
+    return jnp.lexsort((-area, -recall))
 
 
 def _masks(

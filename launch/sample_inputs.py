@@ -9,7 +9,8 @@ import numpy as np
 
 from cnc_jax.soft_guidance import check_masks
 from input_pipeline.images import clip_pixels, read_depth_map, read_mask, read_photo_uint8
-from launch.sample_request import RequestError, SampleRequest, collect
+from launch.sample_request import SampleRequest
+from launch.setting_checks import RequestError, collect
 
 
 @dataclasses.dataclass(frozen=True)

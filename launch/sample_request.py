@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from cnc_jax.soft_guidance import MaskRule
 from configs.common import split_list
-from sd_jax.attention import Implementation
-from sd_jax.samplers import SAMPLERS
-from sd_jax.schedule import Spacing
+from launch.setting_checks import (
+    MAX_SIZE,
+    SAMPLING_CHOICES,
+    SIZE_MULTIPLE,
+    choice_problems,
+    collect,
+    count_problems,
+    output_problems,
+    scale_problems,
+    seed_problems,
+    size_problems,
+)
 
-SIZE_MULTIPLE = 64
-MAX_SIZE = 8192
-DTYPES = ("float32", "bfloat16", "float16")
 _LEFT_OUT = "-"
-
-
-class RequestError(ValueError):
-    """A request that cannot be met; lists every problem.
-
-    Attributes:
-      problems: one text each.
-    """
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n- ".join(["the request cannot be met:", *problems]))
+_CHOICES = {
+    **SAMPLING_CHOICES,
+    "mask_rule": get_args(MaskRule),
+    "local_condition": ("depth", "canny"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,73 +112,15 @@ def parse_request(config: Any) -> tuple[SampleRequest, list[str]]:
         depth_interval=numbers("depth_interval", (0.0, 1.0)),
         exemplar_interval=numbers("exemplar_interval", (0.0, 1.0)),
     )
-    problems += _check_numbers(config)
-    problems += _check_names(config)
+    problems += size_problems(config, "height", "width")
+    problems += count_problems(config, "num_steps", "num_images", "batch_size", "decode_slice")
+    problems += seed_problems(config, "num_images")
+    problems += scale_problems(config, "guidance_scale", "image_guidance_scale")
+    problems += choice_problems(config, _CHOICES)
     problems += _check_layers(request)
     problems += _check_intervals(request)
-    problems += _check_output(config)
+    problems += output_problems(config)
     return request, problems
-
-
-def _check_numbers(config: Any) -> list[str]:
-    problems = []
-    for name in ("height", "width"):
-        value = config[name]
-        if value > MAX_SIZE:
-            problems.append(f"{name} must be at most {MAX_SIZE}, got {value}")
-        elif value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
-            near = max(1, round(value / SIZE_MULTIPLE)) * SIZE_MULTIPLE
-            problems.append(
-                f"{name} must be a positive multiple of {SIZE_MULTIPLE}, got {value}; "
-                f"{near} is near"
-            )
-    for name in ("num_steps", "num_images", "batch_size", "decode_slice"):
-        if config[name] < 1:
-            problems.append(f"{name} must be at least 1, got {config[name]}")
-    if config.num_steps > 1000:
-        problems.append(f"num_steps must be at most 1000, got {config.num_steps}")
-    if not 0 <= config.seed <= 2**32 - max(config.num_images, 1):
-        problems.append(
-            f"seed must be from 0 to {2**32 - max(config.num_images, 1)} for {config.num_images} "
-            f"images, got {config.seed}"
-        )
-    for name in ("guidance_scale", "image_guidance_scale"):
-        if not math.isfinite(config[name]) or config[name] < 0:
-            problems.append(f"{name} must be a finite number of at least 0, got {config[name]}")
-    if config.eta != -1 and not 0 <= config.eta <= 1:
-        problems.append(f"eta must be from 0 to 1, or -1 for the default, got {config.eta}")
-    return problems
-
-
-def _check_output(config: Any) -> list[str]:
-    folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        return [f"output: {folder} is a file; name a folder"]
-    if (folder / "record.json").exists() and not config.overwrite:
-        return [
-            f"output: {folder} holds the record of another run; choose another folder or pass "
-            "--config.overwrite=True"
-        ]
-    return []
-
-
-def _check_names(config: Any) -> list[str]:
-    choices: dict[str, tuple[str, ...]] = {
-        "sampler": tuple(sorted(SAMPLERS)),
-        "spacing": get_args(Spacing),
-        "mask_rule": get_args(MaskRule),
-        "attention": get_args(Implementation),
-        "dtype": DTYPES,
-        "local_condition": ("depth", "canny"),
-        "long_prompts": ("cut", "chunks"),
-    }
-    problems = []
-    for name, known in choices.items():
-        if config[name] not in known:
-            near = difflib.get_close_matches(config[name], known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"{name} must be one of {', '.join(known)}, got {config[name]!r}{hint}")
-    return problems
 
 
 def _check_layers(request: SampleRequest) -> list[str]:
@@ -230,15 +169,3 @@ def _check_intervals(request: SampleRequest) -> list[str]:
         if any(value < 0 for value in getattr(request, name)):
             problems.append(f"{name} must not be negative, got {getattr(request, name)}")
     return problems
-
-
-def collect(problems: list[str], action: Callable[[], Any]) -> Any:
-    """Returns what `action` returns; a ValueError becomes some of `problems` and gives None."""
-    try:
-        return action()
-    except RequestError as error:
-        problems.extend(error.problems)
-        return None
-    except ValueError as error:
-        problems.append(str(error))
-        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +29,11 @@ from launch.sample_inputs import (
     spatial_maps,
 )
 from launch.sample_outputs import Outputs
-from launch.sample_request import RequestError, SampleRequest, collect, parse_request
+from launch.sample_request import SampleRequest, parse_request
+from launch.sample_safety import flagged_images
+from launch.setting_checks import RequestError, collect
 from sd_jax.load import Opened, cast_params, open_checkpoints
 from sd_jax.model import Model
-from sd_jax.safety_checker import flag_images
 from sd_jax.samplers import make_sampler
 from sd_jax.sampling import SamplerTable
 from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
@@ -52,18 +52,18 @@ def sample_from_config(config: ConfigDict) -> Path:
     outputs = Outputs(request, inputs, maps)
     needed = [name for name in opened.configs if name in needed_components(request, opened)]
     print(f"loading {', '.join(needed)} ...", file=sys.stderr)
-    with _timed(outputs, "load"):
+    with outputs.record.timed("load"):
         model = opened.load(CnCConfig, needed)
         if config.dtype != "float32":
             # The safety checker decides by a rounding, which half precision would change.
             model = cast_params(model, config.dtype, leave=("safety_checker",))
         jax.block_until_ready(model.params)
-    with _timed(outputs, "conditions"):
+    with outputs.record.timed("conditions"):
         prepared = _prepare(request, inputs, maps, model, load_tokenizer(opened.tokenizer))
     for seeds in _batches(request):
-        with _timed(outputs, "sample"):
+        with outputs.record.timed("sample"):
             images = _sample_batch(request, model, prepared, table, seeds)
-        flagged = _flagged(model, images) if "safety_checker" in model.params else None
+        flagged = flagged_images(model, images)
         outputs.add_images(seeds, images[: len(seeds)], flagged)
     return outputs.finish()
 
@@ -208,17 +208,6 @@ def _sample_batch(
     return images
 
 
-def _flagged(model: Model, images: np.ndarray) -> np.ndarray:
-    """Returns which images the checkpoint's safety checker would black out."""
-    from input_pipeline.images import clip_pixels, to_uint8
-
-    config = model.config.safety_checker
-    pixels = [clip_pixels(image, config.vision.image_size) for image in to_uint8(images)]
-    return np.asarray(
-        flag_images(config, model.params["safety_checker"], jnp.asarray(np.stack(pixels)))
-    )
-
-
 def _batches(request: SampleRequest) -> Iterator[tuple[int, ...]]:
     seeds = iter(request.seeds)
     while batch := tuple(itertools.islice(seeds, request.config.batch_size)):
@@ -228,16 +217,3 @@ def _batches(request: SampleRequest) -> Iterator[tuple[int, ...]]:
 def _spread(values: tuple[float, ...], count: int) -> np.ndarray:
     """Returns `count` numbers: one shape however many were given, so that nothing recompiles."""
     return np.broadcast_to(np.asarray(values, np.float32), (count,))
-
-
-class _timed:
-    """Adds the seconds of a block to the outputs' timings."""
-
-    def __init__(self, outputs: Outputs, part: str) -> None:
-        self.outputs, self.part = outputs, part
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.outputs.add_seconds(self.part, time.perf_counter() - self.start)
