@@ -1,6 +1,7 @@
 """Any checkpoint layout -> a converted directory.
 
 python -m launch.convert --source=cnc_v1.ckpt,clip-vit-large-patch14/ --output=converted/cnc
+python -m launch.convert --source=segmentation=fgdm_seg.pth,sd-v1-4.ckpt --output=converted/fgdm
 python -m launch.convert --source=sd15.safetensors --surgery=init_local --output=converted/start
 """
 
@@ -16,7 +17,8 @@ from launch.command import command, run
 _SOURCE = flags.DEFINE_list(
     "source",
     None,
-    "Checkpoint files or folders; later ones add what earlier ones lack.",
+    "Checkpoint files or folders; later ones add what earlier ones lack. VARIABLE=FILE for an "
+    "adapter of upstream's, which is segmentation's unless it is said.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to make.", required=True)

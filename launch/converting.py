@@ -14,6 +14,8 @@ from tqdm import tqdm
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.surgery import Operation, init_global, init_local, init_local_fromuni, integrate
+from fgdm_jax.load import named_paths
+from launch.components import components_of
 from sd_jax.convert.component import LayoutName
 from sd_jax.convert.load import Plan, plan_loading
 from sd_jax.convert.source import CheckpointError, open_source
@@ -32,7 +34,9 @@ class ConvertRequest:
     """What `launch.convert` is asked for.
 
     Attributes:
-      sources: files and folders; later ones add the components that earlier ones lack.
+      sources: files and folders; later ones add the components that earlier ones lack. A source
+        "variable=path" says of which variable an FG-DM or T2I-Adapter file's adapter is;
+        without, of segmentation.
       output: directory to make.
       layout: of the sources; detected if None.
       surgery: name of a function of `cnc_jax.surgery`, or None.
@@ -72,13 +76,14 @@ def convert(request: ConvertRequest) -> str:
 
 
 def _convert(request: ConvertRequest) -> list[tuple[str, ...]]:
-    plans = [_plan(request, source) for source in request.sources]
+    sources = named_paths(request.sources)
+    plans = [_plan(request, variable, str(source)) for variable, source in sources]
     with_unet = next((plan for plan in plans if "unet" in plan.configs), plans[0])
     names = {name for plan in plans for name in plan.configs}
     with tqdm(total=len(names), unit="component") as bar:
         save_plans(
             plans,
-            COMPONENTS,
+            components_of(),
             request.output,
             schedule_of(with_unet.source),
             overwrite=request.overwrite,
@@ -87,14 +92,14 @@ def _convert(request: ConvertRequest) -> list[tuple[str, ...]]:
     return _rows_of_plans(plans)
 
 
-def _plan(request: ConvertRequest, source: str) -> Plan:
+def _plan(request: ConvertRequest, variable: str, source: str) -> Plan:
     if is_converted(source):
         raise CheckpointError(
             f"{source}: is converted already; launch.convert takes PyTorch's layouts"
         )
     return plan_loading(
         open_source(source, request.layout),
-        COMPONENTS,
+        components_of(variable),
         num_heads=request.num_heads,
         use_ema=request.use_ema,
     )

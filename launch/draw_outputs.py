@@ -106,7 +106,8 @@ class DrawOutputs:
             for picture in self._map_cells(draw, scores)
         ]
         # As many draws in a row as there is room for.
-        columns = len(self._maps) * max(1, _COLUMNS // max(1, len(self._maps)))
+        size = max(1, len(self._maps))
+        columns = size * max(1, _COLUMNS // size)
         rows += [others[i : i + columns] for i in range(0, len(others), columns)]
         sheet = contact_sheet(
             [row for row in rows if row], title=self._request.config.prompt or None

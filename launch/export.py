@@ -3,6 +3,7 @@
 python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.safetensors
 python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
 python -m launch.export --checkpoint=runs/local --layout=ldm --output=local.safetensors
+python -m launch.export --checkpoint=runs/seg --layout=ldm --output=seg.ckpt --variable=segmentation
 python -m launch.export --checkpoint=runs/local/checkpoints/20000 --layout=ldm --output=local.ckpt
 """
 
@@ -27,13 +28,18 @@ _OUTPUT = flags.DEFINE_string(
     "File (ldm: .safetensors, or .ckpt for a torch file) or folder (diffusers).",
     required=True,
 )
+_VARIABLE = flags.DEFINE_string(
+    "variable",
+    None,
+    "Of FG-DM, whose adapter goes by upstream's name, which says none; all others by their own.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
 
 
 def main() -> None:
     """Runs the command."""
     with command():
-        from cnc_jax.convert import COMPONENTS
+        from launch.components import components_of
         from sd_jax.convert.export import (
             export_diffusers,
             export_ldm,
@@ -47,11 +53,12 @@ def main() -> None:
                 f"{_CHECKPOINT.value}: no converted directory and no training run; make one with "
                 f"launch.convert --source={_CHECKPOINT.value}"
             )
-        weights = weights_of_converted(open_directory(_CHECKPOINT.value, COMPONENTS))
+        components = components_of(_VARIABLE.value)
+        weights = weights_of_converted(open_directory(_CHECKPOINT.value, components))
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
-        write(weights, COMPONENTS, _OUTPUT.value, overwrite=_OVERWRITE.value)
+        write(weights, components, _OUTPUT.value, overwrite=_OVERWRITE.value)
         if _LAYOUT.value == "ldm" and not _OUTPUT.value.endswith(".safetensors"):
-            for name in untold_by_shapes(weights, COMPONENTS):
+            for name in untold_by_shapes(weights, components):
                 print(
                     f"note: a torch file does not tell the attention heads and norm groups of "
                     f"{name}, which are not Stable Diffusion's; a .safetensors file does",
