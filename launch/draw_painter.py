@@ -22,6 +22,9 @@ from sd_jax.sampling import SamplerTable
 from sd_jax.tokenizer import Tokenizer
 from sd_jax.typing import Array
 
+# The stems of the local fuser make maps as small as the latents of Stable Diffusion's autoencoder.
+_SHRINKAGE = 8
+
 
 class Painter:
     """A model with a request's texts, given variables and samplers.
@@ -112,7 +115,7 @@ class Painter:
           batch_size: to which everything is filled up.
         """
         config = self.request.config
-        height, width = self.request.size("image")
+        height, width = (_SHRINKAGE * side for side in self._drawing.sizes["image"])
         factor = self.request.image
         assert factor is not None
         layers = [
