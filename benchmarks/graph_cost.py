@@ -260,16 +260,19 @@ def main() -> None:
     """Measures the parts that were asked for."""
     arguments = _arguments()
     width, latents, draws = arguments.width, arguments.latents, arguments.draws
-    for part in arguments.parts.split(","):
-        if part == "compliance":
-            rows = [compliance(text, draws) for text in (CONTROLLED, ADAPTED)]
-        elif part == "compliance_time":
-            rows = [compliance_time(text, draws, width, latents) for text in (CONTROLLED, ADAPTED)]
-        elif part == "factors":
-            rows = factors(None, 64)
-        else:
-            rows = factors(width, latents)
-        for row in rows:
+    graphs = (CONTROLLED, ADAPTED)
+    parts = {
+        "compliance": lambda: [compliance(text, draws) for text in graphs],
+        "factors": lambda: factors(None, 64),
+        "compliance_time": lambda: [compliance_time(t, draws, width, latents) for t in graphs],
+        "factors_time": lambda: factors(width, latents),
+    }
+    wanted = arguments.parts.split(",")
+    unknown = [part for part in wanted if part not in parts]
+    if unknown:
+        raise SystemExit(f"unknown parts {unknown}; choose of {', '.join(parts)}")
+    for part in wanted:
+        for row in parts[part]():
             print(json.dumps({"part": part, **row}), flush=True)
 
 

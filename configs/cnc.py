@@ -79,6 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_layers = 2  # of a new fuser
     config.depth_streams = "uni"  # start of the depth stems from Uni-ControlNet, or fresh
     config.exemplars = "cached"  # CLIP embeddings from the shards, or encode: from the images
+    config.drop_condition = 0.1  # of nothing in a condition's place, for each on its own
     config.dropout = True  # inside the global fuser
     config.encoder_gradient = True  # False cuts it off at the UNet's encoder, as upstream does
 

@@ -59,6 +59,8 @@ SCALES = {
     "scenes": {
         "data": "scenes",
         "sizes": "64x64",
+        "crop": "centre",
+        "flip": 0.0,
         "global_batch_size": 32,
         "num_epochs": 0.0,
         "num_steps": 2000,
@@ -96,6 +98,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.distill_layers = "all"  # attentions that are compared: a pattern of their paths
 
     config.sizes = "256x256"
+    config.crop = "random"
+    config.flip = 0.5
     config.learning_rate = 1e-6
     config.num_epochs = 100.0
     config.global_batch_size = 160

@@ -11,7 +11,7 @@ for each segmentation shows, keeps the best, and draws the image from it alone (
 that Compose and Conquer composes, and `:record=outputs/dog/record.json` repeats an earlier run.
 `--config.given=segmentation=edited.png` takes a map as it is, and `--config.wanted=depth` draws
 that variable and what it needs alone. Lists are joined by commas; names with commas go into a JSON
-list: '["a, b.png"]'. docs/factors.md tells more.
+list: '["a, b.png"]'. docs/drawing.md tells more.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ def get_config() -> ConfigDict:
     config.flip = 0.0  # probability of a mirrored example
     config.caption = "random"  # any of an image's captions, or first
     config.drop_caption = 0.1  # probability of the empty caption
-    config.drop_condition = 0.1  # of nothing in a condition's place, for each on its own
     config.bad_records = "fail"  # or skip: another record takes its place
     config.max_bad_records = 100  # that may be skipped
     config.workers = 0  # processes that prepare batches; 0 for threads

@@ -17,10 +17,12 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from fgdm_jax.graph import Factor
 from sd_jax.controlnet import ZeroConv1x1
 from sd_jax.layers import Conv1x1, Conv3x3, GroupNorm
 from sd_jax.remat import Remat, remat_block, remat_layer
 from sd_jax.typing import Array, Dtype, Float
+from sd_jax.unet import UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,3 +213,37 @@ class Adapter(nn.Module):
 def average_pool(hidden_states: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Returns the means over cells of 2 x 2 pixels."""
     return nn.avg_pool(hidden_states, (2, 2), strides=(2, 2))
+
+
+def adapter_for(unet: UNetConfig, num_parents: int, *, has_time: bool = False) -> AdapterConfig:
+    """Returns the sizes of an adapter that fits a UNet.
+
+    Args:
+      unet: of the prior.
+      num_parents: variables whose latents it sees; without any it sees its own.
+      has_time: whether it sees the timestep.
+    """
+    return AdapterConfig(
+        in_channels=unet.in_channels * max(1, num_parents),
+        block_out_channels=unet.block_out_channels,
+        time_embed_dim=unet.time_embed_dim if has_time else None,
+        # Plain adapters have no norms; the default keeps equal ones equal.
+        norm_num_groups=unet.norm_num_groups if has_time else AdapterConfig.norm_num_groups,
+    )
+
+
+def parents_problem(adapter: AdapterConfig, unet: UNetConfig, factor: Factor) -> str | None:
+    """Returns why an adapter is not that of a factor, as far as its parents go; None if it may be.
+
+    Args:
+      adapter: sizes that a checkpoint has.
+      unet: of the prior.
+      factor: whose adapter it is to be.
+    """
+    expected = unet.in_channels * max(1, len(factor.parents))
+    if adapter.in_channels == expected:
+        return None
+    return (
+        f"the adapter of {factor.variable} sees {adapter.in_channels} channels, but with "
+        f"{len(factor.parents) or 'no'} parents it would see {expected}"
+    )

@@ -161,7 +161,7 @@ def rank(recall: Float[Array, " n"], area: Float[Array, " n"] | None = None) -> 
 def _masks(
     labels: Array, asked: Asked, colours: Colours | None, thickness: int
 ) -> list[Float[Array, "n h w"]]:
-    """Returns where each object is, 0 or 1; one at a time, as there may be many."""
+    """Returns where each object is, 0 or 1."""
     groups = _groups(asked, colours, thickness)
     return [_opened(_is_any(labels, group).astype(jnp.float32), thickness) for group in groups]
 

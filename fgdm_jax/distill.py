@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
@@ -34,7 +34,9 @@ import jax.numpy as jnp
 
 from fgdm_jax.networks import Captured
 from sd_jax.attention import attention_weights
-from sd_jax.typing import Array, Float
+from sd_jax.convert.component import COMPONENTS
+from sd_jax.typing import Array, Float, flat_params
+from sd_jax.unet import UNetConfig
 
 Kind: TypeAlias = Literal["self", "cross"]
 """Which attention: among the latents' pixels, or of these to the text."""
@@ -147,11 +149,39 @@ def choose_layers(captured: Captured, layers: str) -> dict[str, tuple[Array, Arr
     Raises:
       ValueError: nothing matches.
     """
-    pattern = re.compile(".*" if layers == "all" else layers)
-    chosen = {path: pair for path, pair in captured.items() if pattern.fullmatch(path)}
-    if not chosen:
-        raise ValueError(f"no attention matches layers={layers!r}: {_known(captured)}")
-    return chosen
+    check_layers(captured, layers)
+    pattern = ".*" if layers == "all" else layers
+    return {path: pair for path, pair in captured.items() if re.fullmatch(pattern, path)}
+
+
+def attention_paths(unet: UNetConfig) -> list[str]:
+    """Returns the paths of a UNet's attentions, as they are captured.
+
+    Args:
+      unet: its sizes.
+    """
+    (component,) = (item for item in COMPONENTS if item.name == "unet")
+    query = "/to_q/kernel"
+    paths = flat_params(component.abstract_params(unet))
+    return [path.removesuffix(query) for path in paths if path.endswith(query)]
+
+
+def check_layers(paths: Collection[str], layers: str) -> None:
+    """Checks a choice of attentions.
+
+    Args:
+      paths: of all of them.
+      layers: "all", or a regular expression.
+
+    Raises:
+      ValueError: it is no regular expression, or matches none.
+    """
+    try:
+        pattern = re.compile(".*" if layers == "all" else layers)
+    except re.error as error:
+        raise ValueError(f"layers={layers!r} is no regular expression ({error})") from error
+    if not any(map(pattern.fullmatch, paths)):
+        raise ValueError(f"no attention matches layers={layers!r}: {_known(paths)}")
 
 
 def _divergence_of(
@@ -299,5 +329,5 @@ def _check_alike(student: Captured, teacher: Captured) -> None:
         )
 
 
-def _known(captured: Captured) -> str:
-    return "there are " + (", ".join(sorted(captured)) or "no layers at all")
+def _known(paths: Collection[str]) -> str:
+    return "there are " + (", ".join(sorted(paths)) or "no layers at all")

@@ -80,6 +80,7 @@ def draw(
     negative_embeddings: Float[Array, "b k c"] | None = None,
     wanted: Sequence[str] | None = None,
     given: Mapping[str, Array] | None = None,
+    pictures: Mapping[str, Float[Array, "b h w 3"]] | None = None,
     keep: Sequence[int] = (),
     report: Callable[[str, int], object] | None = None,
 ) -> JointState:
@@ -93,6 +94,8 @@ def draw(
       negative_embeddings: what guidance leads away from; needed with a guidance scale.
       wanted: variables to draw, with what they are drawn from; None for all.
       given: latents [b h w c] of variables that are not drawn.
+      pictures: of given variables, in [-1, 1], which ControlNets see as they are; what is not
+        among them is decoded from its latents.
       keep: steps of each group whose predicted clean latents are kept.
       report: called with the group's variables, joined by "+", and the number of steps done.
 
@@ -108,7 +111,7 @@ def draw(
     kept: dict[str, Array] = {}
     for group in groups(order, drawing.mode):
         hints = {
-            factor.variable: _hint(model, factor, drawing, given, texts)
+            factor.variable: _hint(model, factor, drawing, given, pictures or {}, texts)
             for factor in group
             if factor.kind == "controlnet"
         }
@@ -271,13 +274,17 @@ def _hint(
     factor: Factor,
     drawing: Drawing,
     given: Mapping[str, Array],
+    shown: Mapping[str, Array],
     texts: Mapping[int, Any],
 ) -> tuple[Float[Array, "b h w 3"], Any]:
     """Returns the picture of a ControlNet's parent in [0, 1], and what follows from it."""
     (parent,) = factor.parents
     height, width = drawing.sizes[factor.variable]
     scale = model.config.vae.downsampling
-    pictures = decode_images(model, given[parent], dtype=drawing.dtype) / 2 + 0.5
+    pictures = shown.get(parent)
+    if pictures is None:
+        pictures = decode_images(model, given[parent], dtype=drawing.dtype)
+    pictures = pictures / 2 + 0.5
     # Bilinear, as upstream enlarges its maps of 256 pixels to the images' 512.
     shape = (len(pictures), scale * height, scale * width, 3)
     hint = jax.image.resize(pictures, shape, "bilinear", antialias=False)

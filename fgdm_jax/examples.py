@@ -8,7 +8,6 @@ depend on what else is in the batch or in the graph.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from fgdm_jax.graph import Factor
+from fgdm_jax.sampling import factor_keys
 from sd_jax.encoding import Batch, latents_scale, posterior_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
@@ -62,7 +62,7 @@ def noisy_latents(
     """
     schedule = make_schedule(model.config.schedule)
     posterior = posterior_of(model, batch, variable, dtype)
-    draws = draw(variable_keys(keys, variable), posterior.mean.shape[1:], 1)
+    draws = draw(factor_keys(keys, variable), posterior.mean.shape[1:], 1)
     x0 = posterior.sample_each(draws.latents) * latents_scale(model)
     now = add_noise(schedule, x0, draws.noise, timesteps)
     earlier = add_noise(schedule, x0, draws.noise, jnp.maximum(timesteps - 1, 0))
@@ -86,13 +86,13 @@ def seen_parents(
       keys: one for each example.
       null_parents: probability with which each parent is hidden, on its own.
     """
-    own_keys = variable_keys(keys, factor.variable)
+    own_keys = factor_keys(keys, factor.variable)
     seen = {}
     for name in factor.parents:
         seen[name] = presence(batch, columns, name, len(keys))
         if null_parents:
             fold = jax.vmap(jax.random.fold_in, (0, None))
-            draws = jax.vmap(jax.random.uniform)(fold(variable_keys(own_keys, name), _NULL))
+            draws = jax.vmap(jax.random.uniform)(fold(factor_keys(own_keys, name), _NULL))
             seen[name] *= (draws >= null_parents).astype(jnp.float32)
     return seen
 
@@ -122,12 +122,6 @@ def presence(batch: Batch, columns: Sequence[str], variable: str, rows: int) -> 
     if "present" not in batch or variable not in columns:
         return jnp.ones(rows)
     return batch["present"][:, columns.index(variable)].astype(jnp.float32)
-
-
-def variable_keys(keys: KeyArray, variable: str) -> KeyArray:
-    """Returns a variable's own keys, whatever other variables there are; one for each example."""
-    number = zlib.crc32(variable.encode())
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def column(values: Array, ndim: int) -> Array:

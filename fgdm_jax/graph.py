@@ -17,7 +17,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -44,7 +43,10 @@ LAYERED_DEPTH = ("foreground_depth", "background_depth")
 
 _KINDS_OF_IMAGES = ("controlnet", "cnc")
 _SIZE_STEP = 64
-_FACTOR = re.compile(r"(\w+)(?:\s*<\s*(\w+(?:\s*\+\s*\w+)*))?(?:\s*:\s*(\w+))?")
+_FACTOR = re.compile(
+    r"(\w+)(?:\s*<\s*(\w+(?:\s*\+\s*\w+)*))?(?:\s*:\s*(\w+))?"
+    r"(?:\s*@\s*(\d+)x(\d+))?(?:\s*@\s*(\d+))?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,6 @@ class Factor:
         "controlnet" and "cnc" (Compose and Conquer) see their parents as images.
       size: (height, width) in pixels, multiples of 64; None leaves it to whoever samples.
       num_steps: steps of the sampler, at least 1; None leaves it to whoever samples.
-      guidance_scale: of the text, at least 0; None leaves it to whoever samples.
     """
 
     variable: str
@@ -67,7 +68,6 @@ class Factor:
     kind: Kind = "adapter"
     size: tuple[int, int] | None = None
     num_steps: int | None = None
-    guidance_scale: float | None = None
 
 
 FactorGraph: TypeAlias = tuple[Factor, ...]
@@ -103,11 +103,12 @@ def make_graph(factors: Iterable[Mapping[str, Any]]) -> FactorGraph:
 
 
 def parse_graph(text: str) -> FactorGraph:
-    """Returns the checked graph of a text: "VARIABLE<PARENT+PARENT:KIND, ...".
+    """Returns the checked graph of a text: "VARIABLE<PARENT+PARENT:KIND@HEIGHTxWIDTH@STEPS, ...".
 
     Args:
       text: such as "segmentation, depth<segmentation, image<segmentation+depth"; a kind other than
-        "adapter" follows a colon: "segmentation, image<segmentation:controlnet".
+        "adapter" follows a colon: "segmentation, image<segmentation:controlnet". A size in pixels
+        and a number of steps may follow: "segmentation@256x256@10".
 
     Raises:
       ValueError: a part cannot be read, or `check_graph` refuses the graph.
@@ -117,7 +118,7 @@ def parse_graph(text: str) -> FactorGraph:
     _raise(
         [
             f"{item!r} is no factor; write VARIABLE, VARIABLE<PARENT+PARENT or, with a kind, "
-            "VARIABLE<PARENT:controlnet"
+            "VARIABLE<PARENT:controlnet; then, if wanted, @HEIGHTxWIDTH and @STEPS"
             for item, match in matches.items()
             if match is None
         ]
@@ -127,6 +128,8 @@ def parse_graph(text: str) -> FactorGraph:
             "variable": match[1],
             "parents": tuple(re.findall(r"\w+", match[2] or "")),
             "kind": match[3] or "adapter",
+            "size": (int(match[4]), int(match[5])) if match[4] else None,
+            "num_steps": int(match[6]) if match[6] else None,
         }
         for match in map(_FACTOR.fullmatch, items)
         if match is not None
@@ -147,6 +150,11 @@ def check_graph(graph: FactorGraph) -> None:
         for variable, count in drawn.items()
         if count > 1
     ]
+    controlled = [factor.variable for factor in graph if factor.kind == "controlnet"]
+    if len(controlled) > 1:
+        problems.append(
+            f"{' and '.join(controlled)} are of kind 'controlnet', but a model holds one ControlNet"
+        )
     for factor in graph:
         found = [*_name_problems(factor, drawn), *_kind_problems(factor), *_number_problems(factor)]
         problems += [f"factor {factor.variable!r}: {problem}" for problem in found]
@@ -278,6 +286,8 @@ def _kind_problems(factor: Factor) -> list[str]:
         ]
     if factor.kind == "controlnet" and len(factor.parents) != 1:
         return [f"a ControlNet takes exactly one parent, got {parents}"]
+    if factor.kind == "cnc" and factor.variable != "image":
+        return ["Compose and Conquer draws images, nothing else"]
     if factor.kind == "cnc" and sorted(factor.parents) != sorted(LAYERED_DEPTH):
         return [
             f"Compose and Conquer takes the parents {' and '.join(LAYERED_DEPTH)}, got {parents}"
@@ -287,13 +297,11 @@ def _kind_problems(factor: Factor) -> list[str]:
 
 def _number_problems(factor: Factor) -> list[str]:
     problems = []
-    size, steps, scale = factor.size, factor.num_steps, factor.guidance_scale
+    size, steps = factor.size, factor.num_steps
     if size is not None and not _is_size(size):
         problems.append(f"size must be (height, width), multiples of {_SIZE_STEP}, got {size}")
     if steps is not None and not (isinstance(steps, int) and steps >= 1):
         problems.append(f"num_steps must be a whole number of at least 1, got {steps!r}")
-    if scale is not None and not (isinstance(scale, int | float) and 0.0 <= scale < math.inf):
-        problems.append(f"guidance_scale must be a number of at least 0, got {scale!r}")
     return problems
 
 

@@ -30,7 +30,7 @@ from fgdm_jax.graph import Factor, FactorGraph, check_graph
 from fgdm_jax.load import FGDMConfig
 from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks, NetworkSettings
 from sd_jax.encoding import Batch, text_of
-from sd_jax.losses import draw, min_snr_weights, prediction_target, squared_errors
+from sd_jax.losses import Mean, draw, min_snr_weights, prediction_target, squared_errors
 from sd_jax.model import Model
 from sd_jax.schedule import make_schedule
 from sd_jax.training.partition import merge_params
@@ -117,7 +117,7 @@ class GraphLoss:
         batch: Batch,
         keys: KeyArray,
         step: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+    ) -> tuple[Float[Array, ""], dict[str, Mean]]:
         """Returns the mean loss of a batch, and the mean noise error of each factor.
 
         An example counts in the factors whose variable it has, with at least one parent if there
@@ -134,10 +134,10 @@ class GraphLoss:
         total, metrics = jnp.zeros(keys.shape[0]), {}
         for name, term in terms.items():
             total += term.counts * (term.errors + self.distillation.weight * term.distances)
-            number = jnp.maximum(jnp.sum(term.counts), 1.0)
-            metrics[f"loss_{name}"] = jnp.sum(term.errors * term.counts) / number
+            number = jnp.sum(term.counts)
+            metrics[f"loss_{name}"] = Mean(jnp.sum(term.errors * term.counts), number)
             if self._is_distilled(name):
-                metrics[f"distance_{name}"] = jnp.sum(term.distances * term.counts) / number
+                metrics[f"distance_{name}"] = Mean(jnp.sum(term.distances * term.counts), number)
         return jnp.mean(total), metrics
 
     def per_example(
@@ -250,7 +250,7 @@ class GraphLoss:
         if self.distillation.every == 1:
             return with_distance()
         return jax.lax.cond(
-            jnp.asarray(step) % self.distillation.every == 0,
+            (jnp.asarray(step) + 1) % self.distillation.every == 0,
             with_distance,
             lambda: (student(*inputs), jnp.zeros(latents.shape[0])),
         )

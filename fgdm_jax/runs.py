@@ -15,7 +15,7 @@ FactorDenoiseFn: TypeAlias = Callable[[Array, Array, Mapping[str, SamplerState]]
 """(latents [batch height width channels], timesteps [], parents by name) -> predicted noise.
 
 A parent comes with its noisy latents of this step and the clean latents predicted from them, in its
-own size; both are the clean latents if it was given.
+own size.
 """
 
 # Sizes that are multiples of 64 pixels cannot always have exactly the same shape.

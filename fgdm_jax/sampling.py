@@ -2,8 +2,8 @@
 
 Jointly, every step advances the parents before their children, so that a child sees what its
 parents have become in the same step (arXiv:2410.21638, eq. 4 to 6: the parents' z_{t-1} goes into
-the child's). A variable that is given, or drawn before, stands in as clean latents at all steps;
-sampling one factor at a time is therefore the same scan with one factor in it.
+the child's). A variable that is given, or drawn before, gets the noise that it would have there,
+as in training (`known_state`); so sampling one factor at a time is the same scan with one factor.
 
 As in `sd_jax.sampling`, a sampler is data, and any cut of it can be run:
 
@@ -100,20 +100,29 @@ def joint_steps(
       rows: of `joint_rows`, or a cut of them.
       state: before these steps.
       keys: [batch] keys, one for each image; an image depends on its key alone.
-      given: clean latents [b h w c] of variables that are not drawn.
+      given: clean latents [b h w c] of variables that are not drawn; see `known_state`.
 
     Raises:
       ValueError: runs, rows, state and given do not fit; all problems are listed.
     """
     given = {} if given is None else given
     check_runs(runs, rows, state.factors, state.kept, keys.shape[0], given)
-    known = {variable: SamplerState(latents, latents) for variable, latents in given.items()}
+    noise = {
+        variable: initial_noise(factor_keys(keys, variable), _shape(latents))
+        for variable, latents in given.items()
+    }
     own_keys = {variable: factor_keys(keys, variable) for variable in runs}
 
     def step(state: JointState, rows: JointRows) -> tuple[JointState, None]:
-        current = {**known, **state.factors}
+        current = dict(state.factors)
         for variable, run in runs.items():
-            parents = {parent: current[parent] for parent in run.parents}
+            row = rows.factors[variable].row
+            parents = {
+                parent: known_state(given[parent], noise[parent], row)
+                if parent in given
+                else current[parent]
+                for parent in run.parents
+            }
             current[variable] = _advance(
                 run, rows.factors[variable], current[variable], parents, own_keys[variable]
             )
@@ -126,6 +135,31 @@ def joint_steps(
         return JointState(factors, kept), None
 
     return jax.lax.scan(step, state, rows)[0]
+
+
+def _shape(latents: Array) -> tuple[int, int, int]:
+    _, height, width, channels = latents.shape
+    return height, width, channels
+
+
+def known_state(
+    clean: Float[Array, "b h w c"], noise: Float[Array, "b h w c"], row: SamplerTable
+) -> SamplerState:
+    """Returns what a child sees of a parent that is known: what the parent would have become.
+
+    Its latents have the noise that is left after the child's step, its prediction is perfect. Had
+    the parent been drawn beside the child, from `noise`, by a sampler that draws no noise of its
+    own and a network that knows the result, it would be the same.
+
+    Args:
+      clean: the parent's latents.
+      noise: the parent's own.
+      row: of the child.
+    """
+    # Of every sampler, the share of clean latents in what a step makes; all keep the variance.
+    signal = row.x0 + row.previous_x0
+    deviation = jnp.sqrt(jnp.maximum(1.0 - jnp.square(signal), 0.0))
+    return SamplerState(signal * clean + deviation * noise, clean)
 
 
 def _advance(
@@ -188,32 +222,6 @@ def joint_history(
     return joint_steps(runs, joint_rows(tables, keep), state, keys, given)
 
 
-def sample_in_groups(
-    groups: Sequence[Mapping[str, FactorRun]],
-    tables: Mapping[str, SamplerTable],
-    keys: KeyArray,
-    given: Mapping[str, Array] | None = None,
-) -> dict[str, SamplerState]:
-    """Returns the last state of every variable, drawn group after group.
-
-    Later groups get the finished latents of earlier ones. One factor in each group is sequential
-    sampling; all in one group is `sample_jointly`.
-
-    Args:
-      groups: runs by `graph.groups`.
-      tables: the sampler of each variable.
-      keys: see `joint_steps`.
-      given: see `joint_steps`.
-    """
-    finished = {} if given is None else dict(given)
-    states: dict[str, SamplerState] = {}
-    for runs in groups:
-        own = {name: table for name, table in tables.items() if name in runs}
-        states.update(sample_jointly(runs, own, keys, finished))
-        finished.update({name: states[name].latents for name in runs})
-    return states
-
-
 def hand_over(
     denoise: Callable[[Array, Array, list[Array] | None], Array],
     parents: Sequence[str],
@@ -226,8 +234,8 @@ def hand_over(
         `fgdm_jax.denoise.factor_denoise_fn`.
       parents: names, in the order that `denoise` takes them; none make it None.
       what: "latents" hands over the noisy latents of this step, as the paper does; "x0" the clean
-        latents predicted from them, for adapters that were trained on clean ones, as the released
-        code trains them.
+        latents predicted from them, and given ones as they are, for adapters that were trained on
+        clean ones, as the released code trains them.
     """
 
     def denoise_factor(latents: Array, timesteps: Array, seen: Mapping[str, SamplerState]) -> Array:

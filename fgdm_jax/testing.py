@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from fgdm_jax.adapter import AdapterConfig
+from fgdm_jax.adapter import adapter_for
 from fgdm_jax.convert import COMPONENTS, adapter_name
 from fgdm_jax.load import FGDMConfig
 from sd_jax.clip import CLIPTextConfig
@@ -90,15 +90,10 @@ def with_adapters(
     unet = config.unet
     if unet is None:
         raise ValueError("adapters take their sizes from a UNet, and the config has none")
-    adapter = AdapterConfig(
-        block_out_channels=unet.block_out_channels,
-        time_embed_dim=unet.time_embed_dim if has_time else None,
-        # Plain adapters have no norms.
-        norm_num_groups=unet.norm_num_groups if has_time else AdapterConfig.norm_num_groups,
-        **changes,
-    )
     adapters = {
-        adapter_name(variable): dataclasses.replace(adapter, in_channels=number * unet.in_channels)
+        adapter_name(variable): dataclasses.replace(
+            adapter_for(unet, number, has_time=has_time), **changes
+        )
         for variable, number in seen.items()
     }
     return dataclasses.replace(config, **adapters)

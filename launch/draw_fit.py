@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fgdm_jax.adapter import parents_problem
 from fgdm_jax.convert import adapter_name
 from fgdm_jax.graph import Factor
 from launch.draw_request import DrawRequest
@@ -59,13 +60,9 @@ def _factor_problems(factor: Factor, opened: Opened) -> list[str]:
     unet = opened.configs["unet"]
     adapter = opened.configs.get(adapter_name(factor.variable))
     if factor.kind == "adapter" and adapter is not None:
-        expected = unet.in_channels * max(1, len(factor.parents))
-        if adapter.in_channels != expected:
-            problems.append(
-                f"the adapter of {factor.variable} sees {adapter.in_channels} channels, but with "
-                f"{len(factor.parents) or 'no'} parents it would see {expected}; write the graph "
-                "that it was trained with"
-            )
+        problem = parents_problem(adapter, unet, factor)
+        if problem is not None:
+            problems.append(f"{problem}; write the graph that it was trained with")
     local = opened.configs.get("local_fuser")
     if factor.kind == "cnc" and local is not None:
         if local.num_layers != len(factor.parents):

@@ -38,6 +38,7 @@ class DrawOutputs:
         # Pictures by variable and seed.
         self._maps: dict[str, dict[int, np.ndarray]] = {name: {} for name in request.maps}
         self._images: dict[int, np.ndarray] = {}
+        self._black: set[int] = set()
 
     def add_maps(self, variable: str, seeds: Sequence[int], pictures: np.ndarray) -> None:
         """Writes maps, in clean colours.
@@ -64,11 +65,21 @@ class DrawOutputs:
         for index, (seed, image) in enumerate(zip(seeds, images, strict=True)):
             is_black = bool(flagged[index]) if flagged is not None else False
             pixels = np.zeros_like(to_uint8(image)) if is_black else to_uint8(image)
+            if is_black:
+                self._black.add(seed)
             fact = is_black if flagged is not None else None
             self.record.write_image(
                 f"{seed:06d}.png", pixels, seed, variable="image", flagged_by_safety_checker=fact
             )
             self._images[seed] = pixels
+
+    def is_black(self, seed: int) -> bool:
+        """Returns whether the safety checker hid an image.
+
+        Args:
+          seed: of the draw.
+        """
+        return seed in self._black
 
     def add_predictions(self, seed: int, kept: Mapping[str, np.ndarray]) -> None:
         """Writes what each variable was expected to become, and what it became: predictions.png.

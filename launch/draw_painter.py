@@ -14,6 +14,7 @@ from cnc_jax.condition import Condition
 from fgdm_jax.decode import depth_of
 from fgdm_jax.draw import Drawing, draw
 from fgdm_jax.graph import groups
+from launch.draw_inputs import Given
 from launch.draw_request import DrawRequest
 from launch.progress import StepBar
 from sd_jax.encoding import decode_images, encode_prompts, latents_scale, posterior_of
@@ -34,7 +35,7 @@ class Painter:
       model: with all that it needs.
       tables: sampler of each drawn variable.
       tokenizer: of the model.
-      given: pictures of the given variables in [-1, 1], [h w 3].
+      given: the given variables.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Painter:
         model: Model,
         tables: Mapping[str, SamplerTable],
         tokenizer: Tokenizer,
-        given: Mapping[str, np.ndarray],
+        given: Given,
     ) -> None:
         self.request, self.model = request, model
         config = request.config
@@ -52,8 +53,8 @@ class Painter:
         ids = jnp.asarray(tokenizer(prompts, long_prompts=config.long_prompts))
         self._texts = encode_prompts(model, ids, dtype=self._dtype)
         self._tables = dict(tables)
-        self._pictures = {name: jnp.asarray(picture)[None] for name, picture in given.items()}
-        self._given = {name: self._encode(picture) for name, picture in self._pictures.items()}
+        self._given = {name: self._encode(picture) for name, picture in given.maps.items()}
+        self._hints = {name: picture[None] for name, picture in given.hints.items()}
         scale = model.config.vae.downsampling
         names = [factor.variable for factor in request.order]
         sizes = {name: request.size(name) for name in names}
@@ -97,6 +98,7 @@ class Painter:
                 negative_embeddings=self._text(1, batch_size),
                 wanted=wanted,
                 given=given,
+                pictures={name: _filled(hint, batch_size) for name, hint in self._hints.items()},
                 keep=self.request.keep,
                 report=lambda _, done: bar.update(done),
             )
@@ -105,23 +107,24 @@ class Painter:
         return latents, kept
 
     def compose(
-        self, seeds: Sequence[int], maps: Mapping[str, np.ndarray], batch_size: int
+        self,
+        seeds: Sequence[int],
+        layer_names: Sequence[str],
+        maps: Mapping[str, np.ndarray],
+        batch_size: int,
     ) -> np.ndarray:
         """Returns clean latents of images that Compose and Conquer composes, [seed h w c].
 
         Args:
           seeds: at most `batch_size`.
+          layer_names: variables of the layers, front to back.
           maps: pictures of layered depth in [-1, 1], [seed h w 3] by variable.
           batch_size: to which everything is filled up.
         """
         config = self.request.config
         height, width = (_SHRINKAGE * side for side in self._drawing.sizes["image"])
-        factor = self.request.image
-        assert factor is not None
-        layers = [
-            _filled(maps[name] if name in maps else np.asarray(self._pictures[name]), batch_size)
-            for name in factor.parents
-        ]
+        pictures = {**maps, **self._hints}
+        layers = [_filled(pictures[name], batch_size) for name in layer_names]
         shape = (batch_size, height, width)
         depths = [jax.image.resize(depth_of(layer), shape, "bilinear") for layer in layers]
         stacked = jnp.repeat(jnp.stack(depths, axis=1)[..., None], 3, axis=-1)
@@ -167,8 +170,9 @@ class Painter:
             )
         return pictures
 
-    def _encode(self, picture: Array) -> Array:
-        posterior = posterior_of(self.model, {"given": picture}, "given", self._dtype)
+    def _encode(self, picture: np.ndarray) -> Array:
+        batch = {"given": jnp.asarray(picture)[None]}
+        posterior = posterior_of(self.model, batch, "given", self._dtype)
         return posterior.mean.astype(jnp.float32) * latents_scale(self.model)
 
     def _text(self, index: int, batch_size: int) -> Array:

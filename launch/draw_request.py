@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,9 +97,22 @@ class DrawRequest:
           variable: of the graph.
         """
         config = self.config
-        if variable == "image":
-            return config.height, config.width
-        return config.map_height, config.map_width
+        usual = (config.height, config.width)
+        if variable != "image":
+            usual = (config.map_height, config.map_width)
+        return self._factor(variable).size or usual
+
+    def num_steps(self, variable: str) -> int:
+        """Returns the number of steps in which a variable is drawn.
+
+        Args:
+          variable: of the graph.
+        """
+        usual = self.config.num_steps if variable == "image" else self.config.map_steps
+        return self._factor(variable).num_steps or usual
+
+    def _factor(self, variable: str) -> Factor:
+        return next(factor for factor in self.graph if factor.variable == variable)
 
 
 def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
@@ -131,9 +144,10 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
     given = collect(problems, lambda: _given(config)) or {}
     order: FactorGraph = ()
     if graph:
-        wanted = tuple(split_list(config.wanted)) or None
-        order = collect(problems, lambda: sampling_order(graph, wanted, given)) or ()
-        problems += _order_problems(config, graph, order, given)
+        wanted = collect(problems, lambda: tuple(split_list(config.wanted)) or None)
+        found = collect(problems, lambda: sampling_order(graph, wanted, given))
+        problems += [] if found is None else _order_problems(config, wanted or (), found, given)
+        order = found or ()
     classes = palette(config.palette if config.palette in PALETTE_NAMES else "coco")
     request = DrawRequest(
         config=config,
@@ -170,22 +184,32 @@ def _given(config: Any) -> dict[str, Path]:
 
 
 def _order_problems(
-    config: Any, graph: FactorGraph, order: FactorGraph, given: Mapping[str, Path]
+    config: Any, wanted: Sequence[str], order: FactorGraph, given: Mapping[str, Path]
 ) -> list[str]:
-    """Returns what is given and wanted in vain."""
-    wanted = split_list(config.wanted)
+    """Returns what is given and wanted in vain, and what cannot follow from an image."""
     problems = [
         f"{name} is both wanted and given; leave one out" for name in wanted if name in given
     ]
     if not order and not problems:
         problems.append("everything that is wanted is given; there is nothing to draw")
     seen = {parent for factor in order for parent in factor.parents}
-    known = {factor.variable for factor in graph}
     problems += [
         f"given: {name} is seen by nothing that is drawn; leave it out, or want what it leads to"
         for name in given
-        if order and name in known and name not in seen
+        if order and name not in seen
     ]
+    image = next((factor for factor in order if factor.variable == "image"), None)
+    after = [factor.variable for factor in order if "image" in factor.parents]
+    if image is not None and after and image.kind == "cnc":
+        problems.append(
+            f"{', '.join(after)} would be drawn from the image, which Compose and Conquer composes "
+            "last; take these out of the graph, and give them the image in another run"
+        )
+    elif image is not None and after and config.num_images < config.num_draws:
+        problems.append(
+            f"{', '.join(after)} would be drawn from the image, so that every draw needs one; set "
+            f"num_images to num_draws={config.num_draws}"
+        )
     return problems
 
 
@@ -208,9 +232,10 @@ def _keep(config: Any, order: FactorGraph, problems: list[str]) -> tuple[int, ..
     except ValueError:
         problems.append(f"keep_steps must be whole numbers, got {config.keep_steps!r}")
         return ()
-    drawn = {factor.variable for factor in order}
-    counts = [config.map_steps] if drawn - {"image"} else []
-    counts += [config.num_steps] if "image" in drawn else []
+    counts = [
+        factor.num_steps or (config.num_steps if factor.variable == "image" else config.map_steps)
+        for factor in order
+    ]
     last = min(counts, default=1) - 1
     outside = [step for step in steps if not 0 <= step <= last]
     if outside:

@@ -18,7 +18,7 @@ import numpy as np
 
 from launch.components import AnyConfig, components_of
 from launch.draw_fit import fit_problems, needed_components
-from launch.draw_inputs import read_given
+from launch.draw_inputs import Given, doubts, read_given
 from launch.draw_outputs import DrawOutputs
 from launch.draw_painter import Painter
 from launch.draw_request import DrawRequest, parse_request
@@ -43,7 +43,7 @@ def draw_from_config(config: Any) -> Path:
     """
     checked = _check(config)
     request, opened, tables = checked.request, checked.opened, checked.tables
-    outputs = DrawOutputs(request, checked.given)
+    outputs = DrawOutputs(request, checked.given.maps)
     record = outputs.record
     needed = [name for name in opened.configs if name in needed_components(request, opened)]
     print(f"loading {', '.join(needed)} ...", file=sys.stderr)
@@ -68,8 +68,15 @@ def draw_from_config(config: Any) -> Path:
     if request.image is not None and not together:
         _draw_images(painter, outputs, drawn, chosen)
     if request.keep and drawn.kept:
-        best = (*chosen, scores.order[0])[0]
-        kept = {name: painter.decode(latents[best]) for name, latents in drawn.kept.items()}
+        best = scores.order[0]
+        kept = {
+            name: painter.decode(held[best]) for name, held in drawn.kept.items() if best in held
+        }
+        if "image" in kept:
+            # What an image was expected to become shows what it became.
+            flagged = flagged_images(painter.model, kept["image"])
+            if outputs.is_black(request.seeds[best]) or (flagged is not None and flagged.any()):
+                kept["image"] = np.full_like(kept["image"], -1.0)
         outputs.add_predictions(request.seeds[best], kept)
     folder = outputs.finish(scores, chosen)
     parts = [f"{name} {sum(times):.1f} s" for name, times in record.seconds.items()]
@@ -97,7 +104,7 @@ class _Checked:
     """A request that can be met."""
 
     request: DrawRequest
-    given: Mapping[str, np.ndarray]
+    given: Given
     opened: Opened
     tables: Mapping[str, SamplerTable]
 
@@ -129,7 +136,7 @@ def _check(config: Any) -> _Checked:
             tables = collect(problems, lambda: _tables(request, schedule))
     if problems or opened is None or tables is None or given is None:
         raise RequestError(problems)
-    for text in _doubts(request):
+    for text in [*_doubts(request), *doubts(request, given)]:
         warnings.warn(text, stacklevel=2)
     return _Checked(request, given, opened, tables)
 
@@ -142,10 +149,8 @@ def _tables(request: DrawRequest, schedule: ScheduleConfig) -> dict[str, Sampler
         timesteps = sampling_timesteps(num_steps, schedule.num_train_timesteps, config.spacing)
         return make_sampler(config.sampler, make_schedule(schedule), timesteps, eta=eta)
 
-    tables = {name: table(config.map_steps) for name in request.maps}
-    if request.image is not None:
-        tables["image"] = table(config.num_steps)
-    return tables
+    names = [factor.variable for factor in request.order]
+    return {name: table(request.num_steps(name)) for name in names}
 
 
 def _doubts(request: DrawRequest) -> list[str]:
@@ -174,7 +179,8 @@ def _draw_all(
     """Draws variables of all draws; the maps, and the images if they are among them."""
     request = painter.request
     has_image = "image" in wanted
-    size = request.config.batch_size if has_image else request.config.map_batch_size
+    most = request.config.batch_size if has_image else request.config.map_batch_size
+    size = min(most, len(request.seeds))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     pictures: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for numbers in _batches(range(len(request.seeds)), size):
@@ -205,7 +211,8 @@ def _draw_images(
         with outputs.record.timed("images"):
             if request.image is not None and request.image.kind == "cnc":
                 maps = {name: pictures[numbers] for name, pictures in drawn.pictures.items()}
-                latents, kept = painter.compose(seeds, maps, size), {}
+                layers = request.image.parents
+                latents, kept = painter.compose(seeds, layers, maps, size), {}
             else:
                 maps = {name: latents[numbers] for name, latents in drawn.latents.items()}
                 found, kept = painter.draw(seeds, ("image",), maps, size)

@@ -36,13 +36,14 @@ class Record:
     """
 
     def __init__(self, config: Any, files: Iterable[Path], checkpoints: Iterable[Path]) -> None:
+        # Read before anything goes: it may lie in this folder.
+        self._earlier = None
+        if config.record:
+            self._earlier = json.loads(Path(config.record).read_text(encoding="utf-8"))
         self.folder = Path(config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "record.json").unlink(missing_ok=True)
         self._config, self._files, self._checkpoints = config, list(files), list(checkpoints)
-        self._earlier = None
-        if config.record:
-            self._earlier = json.loads(Path(config.record).read_text(encoding="utf-8"))
         self._images: list[dict[str, Any]] = []
         self._seconds: dict[str, list[float]] = {}
 

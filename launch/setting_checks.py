@@ -33,9 +33,11 @@ class RequestError(ValueError):
       problems: one text each.
     """
 
+    headline = "the request cannot be met:"
+
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n- ".join(["the request cannot be met:", *problems]))
+        super().__init__("\n- ".join([self.headline, *problems]))
 
 
 def collect(problems: list[str], action: Callable[[], Any]) -> Any:

@@ -8,16 +8,18 @@ from typing import Any
 
 from configs.common import split_list, unknown_name
 from fgdm_jax.convert import COMPONENTS, adapter_name
+from fgdm_jax.distill import attention_paths, check_layers
 from fgdm_jax.graph import VARIABLES, FactorGraph, parse_graph
 from fgdm_jax.load import FGDMConfig, named_paths
 from fgdm_jax.losses import Distillation, GraphLoss
 from fgdm_jax.networks import NetworkSettings
 from input_pipeline.stream import Helpers
+from launch.setting_checks import collect
 from launch.train_data import BatchNeeds, keys_of
 from launch.train_fgdm_pictures import pictures
 from launch.train_fgdm_start import Start
 from launch.train_fgdm_start import plan_start as plan_start_of
-from launch.train_request import TrainRequest, collect
+from launch.train_request import TrainRequest
 from launch.train_system import Experiment, Sizes, System
 from sd_jax.tokenizer import load_tokenizer
 
@@ -32,8 +34,6 @@ def setting_problems(config: Any) -> list[str]:
         for name, known in _CHOICES.items()
         if config[name] not in known
     ]
-    if not 0 <= config.null_parents <= 1:
-        problems.append(f"null_parents must be a probability, got {config.null_parents}")
     if config.distill_weight < 0:
         problems.append(f"distill_weight must be at least 0, got {config.distill_weight}")
     if config.distill_every < 1:
@@ -113,6 +113,8 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     keys = [name for name in keys_of(config) if not _is_of_image(name)]
     if "image" in seen_of(graph, trained):
         keys = list(keys_of(config))
+    if config.distill_weight and "unet" in sizes:
+        check_layers(attention_paths(sizes["unet"]), config.distill_layers)
     helpers = Helpers(tokenizer=functools.partial(load_tokenizer(model.tokenizer), warn=False))
     patterns = [f"{name}/.*" for name in _trained_adapters(graph, trained)]
     if any(f.kind == "controlnet" and f.variable in trained for f in graph):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgdm_jax.draw import Drawing, draw
+from fgdm_jax.examples import presence
 from input_pipeline.contact_sheet import Picture
 from launch.train_system import Example, Experiment
 from sd_jax.encoding import decode_images, latents_scale, posterior_of, text_of
@@ -26,9 +27,14 @@ def pictures(config: Any, experiment: Experiment, model: Model, example: Example
     row = []
     for name, picture in _draw(config, experiment, model, example).items():
         row.append(Picture.photo(f"{name} of: {example.caption}", picture))
-        if name in example.batch:
+        if name in example.batch and _is_there(experiment, example, name):
             row.append(Picture.photo(f"{name} of the data", np.asarray(example.batch[name][0])))
     return row
+
+
+def _is_there(experiment: Experiment, example: Example, name: str) -> bool:
+    """Returns whether the data has a variable of the example; if not, a picture fills its place."""
+    return bool(presence(example.batch, experiment.loss.columns, name, 1)[0])
 
 
 def _draw(
@@ -38,7 +44,9 @@ def _draw(
     dtype = jnp.dtype(config.dtype)
     graph, trained = experiment.loss.graph, experiment.loss.trained
     given = {
-        name: posterior_of(model, example.batch, name, dtype).mean * latents_scale(model)
+        name: posterior_of(model, example.batch, name, dtype).mean
+        * latents_scale(model)
+        * _is_there(experiment, example, name)
         for factor in graph
         for name in factor.parents
         if factor.variable in trained and name not in trained

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fgdm_jax.adapter import AdapterConfig
+from fgdm_jax.adapter import AdapterConfig, adapter_for, parents_problem
 from fgdm_jax.convert import adapter_component, adapter_name, components
 from fgdm_jax.graph import Factor, FactorGraph
 from fgdm_jax.load import FGDMConfig, named_paths
@@ -110,14 +110,11 @@ def plan_start(
     unet = opened.configs.get("unet")
     for name, factor in adapters.items():
         there = opened.configs.get(adapter_name(name))
+        problem = None
         if unet is not None and there is not None:
-            expected = _sizes(config, unet, factor).in_channels
-            if there.in_channels != expected:
-                problems.append(
-                    f"init: adapter_{name} sees {there.in_channels} channels, but with "
-                    f"{len(factor.parents) or 'no'} parents it would see {expected}; leave the "
-                    "checkpoint out, or change the graph"
-                )
+            problem = parents_problem(there, unet, factor)
+        if problem is not None:
+            problems.append(f"init: {problem}; leave the checkpoint out, or change the graph")
     if problems or unet is None:
         raise TrainError(problems)
     new = {name: _sizes(config, unet, adapters[name]) for name in absent}
@@ -128,12 +125,5 @@ def plan_start(
 
 def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
     """Returns the sizes of a new adapter."""
-    has_time = config.adapter == "time"
-    return AdapterConfig(
-        in_channels=unet.in_channels * max(1, len(factor.parents)),
-        block_out_channels=unet.block_out_channels,
-        time_embed_dim=unet.time_embed_dim if has_time else None,
-        # Plain adapters have no norms; the default keeps equal ones equal.
-        norm_num_groups=unet.norm_num_groups if has_time else AdapterConfig.norm_num_groups,
-        zero_convs=config.adapter_start == "zero",
-    )
+    sizes = adapter_for(unet, len(factor.parents), has_time=config.adapter == "time")
+    return dataclasses.replace(sizes, zero_convs=config.adapter_start == "zero")

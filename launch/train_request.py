@@ -12,6 +12,7 @@ from typing import Any, get_args
 from configs.common import split_list, unknown_name
 from input_pipeline.stream import StreamConfig
 from launch.prepare_settings import parse_sizes
+from launch.setting_checks import RequestError
 from sd_jax.attention import Implementation
 from sd_jax.remat import REMATS
 from sd_jax.training.mesh import MeshConfig
@@ -44,12 +45,10 @@ SCENES = "scenes"
 """The data set that needs no files."""
 
 
-class TrainError(ValueError):
+class TrainError(RequestError):
     """A run that cannot start; lists every problem."""
 
-    def __init__(self, problems: list[str]):
-        super().__init__("the run cannot start:\n- " + "\n- ".join(problems))
-        self.problems = problems
+    headline = "the run cannot start:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +180,6 @@ def _in_our_names(problem: str) -> str:
     return f"{_OUR_NAMES.get(name, name)} {rest}"
 
 
-def collect(problems: list[str], action: Callable[[], Any]) -> Any:
-    """Returns what `action` returns; a ValueError becomes one of `problems` and gives None."""
-    try:
-        return action()
-    except TrainError as error:
-        problems.extend(error.problems)
-    except ValueError as error:
-        problems.append(str(error))
-    return None
-
-
 def _number_problems(config: Any) -> list[str]:
     problems = [
         f"{name} must be at least 0, got {config[name]}" for name in _AT_LEAST_0 if config[name] < 0
@@ -224,8 +212,8 @@ def _number_problems(config: Any) -> list[str]:
         problems.append(f"ema_decay must be from 0 to less than 1, got {config.ema_decay}")
     problems += [
         f"{name} must be a probability, got {config[name]}"
-        for name in ("drop_caption", "drop_condition")
-        if not 0 <= config[name] <= 1
+        for name in ("drop_caption", "drop_condition", "null_parents")
+        if not 0 <= config.get(name, 0.0) <= 1
     ]
     return problems
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 
+from launch.setting_checks import collect
 from launch.train_changes import ORDER, changes, starts_anew
 from launch.train_data import open_data
-from launch.train_request import TrainError, collect, parse_request
+from launch.train_request import TrainError, parse_request
 from launch.train_run import Plan, Run
 from launch.train_system import Sizes, system_of
 from launch.train_watch import say

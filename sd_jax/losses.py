@@ -31,6 +31,25 @@ class Draws(NamedTuple):
     dropout: KeyArray
 
 
+class Mean(NamedTuple):
+    """A metric that is the mean over those examples of a batch that count.
+
+    Both are added up over microbatches before they are divided.
+
+    Attributes:
+      total: over the examples that count.
+      number: of them; 0 makes the mean 0.
+    """
+
+    total: Float[Array, ""]
+    number: Float[Array, ""]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """The mean."""
+        return self.total / jnp.where(self.number > 0, self.number, 1.0)
+
+
 def draw(keys: KeyArray, latents_shape: tuple[int, ...], num_train_timesteps: int) -> Draws:
     """Returns the random choices of a batch.
 

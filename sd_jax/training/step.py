@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sd_jax.losses import Mean
 from sd_jax.training.state import TrainState
 from sd_jax.typing import Array, Float, KeyArray, Params
 
 Batch: TypeAlias = Mapping[str, Array]
-Metrics: TypeAlias = dict[str, Array]
+Metrics: TypeAlias = dict[str, Array | Mean]
 
 
 @runtime_checkable
@@ -78,6 +79,7 @@ def make_train_step(
         rows = jax.tree.leaves(dict(batch))[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(key, state.step), rows)
         (loss, metrics), gradients = gradients_of(state.params, frozen, batch, keys, state.step)
+        metrics = {name: _value(metric) for name, metric in metrics.items()}
         grad_norm = optax.tree.norm(gradients)
         is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -113,6 +115,10 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _value(metric: Array | Mean) -> Array:
+    return metric.value if isinstance(metric, Mean) else metric
 
 
 def _accumulated(loss_fn: LossFn, accumulation: int) -> Callable[..., Any]:

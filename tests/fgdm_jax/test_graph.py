@@ -13,6 +13,7 @@ from fgdm_jax.graph import (
     check_graph,
     groups,
     make_graph,
+    parse_graph,
     sampling_order,
     unknown_name,
 )
@@ -49,7 +50,7 @@ def unchecked(factor, **values):
         LAYERS,
         (Factor("image", kind="prior"),),
         (SEGMENTATION, Factor("image", ("segmentation",), "controlnet")),
-        (Factor("image", size=(512, 768), num_steps=1, guidance_scale=0.0),),
+        (Factor("image", size=(512, 768), num_steps=1),),
         tuple(Factor(variable) for variable in VARIABLES),
         (*LAYERS[:2], dataclasses.replace(LAYERS[2], parents=LAYERS[2].parents[::-1])),
     ],
@@ -117,10 +118,21 @@ def test_good_graphs_pass(graph):
         ),
         ((unchecked(Factor("image"), num_steps="9"),), ["num_steps must be a whole number"]),
         (
-            (Factor("image", guidance_scale=-1.0),),
-            ["guidance_scale must be a number of at least 0"],
+            (
+                Factor("depth"),
+                Factor("pose", ("depth",), "controlnet"),
+                Factor("image", ("depth",), "controlnet"),
+            ),
+            ["pose and image are of kind 'controlnet', but a model holds one ControlNet"],
         ),
-        ((Factor("image", guidance_scale=float("nan")),), ["guidance_scale must be a number"]),
+        (
+            (
+                Factor("foreground_depth"),
+                Factor("background_depth"),
+                Factor("sketch", ("foreground_depth", "background_depth"), "cnc"),
+            ),
+            ["Compose and Conquer draws images, nothing else"],
+        ),
     ],
 )
 def test_each_defect_is_told(graph, expected):
@@ -135,7 +147,7 @@ def test_all_defects_are_told_at_once():
         Factor("segmentation", ("depth",), num_steps=0),
         Factor("depth", ("segmentation",), size=(100, 64)),
         Factor("nomral"),
-        Factor("image", ("pose",), "cnc", guidance_scale=-2.0),
+        Factor("image", ("pose",), "cnc"),
         Factor("image"),
     )
     lines = "\n".join(problems_of(check_graph, graph))
@@ -146,11 +158,10 @@ def test_all_defects_are_told_at_once():
         "did you mean 'normal'?",
         "parent 'pose' has no factor",
         "Compose and Conquer takes",
-        "guidance_scale",
         "cycle segmentation -> depth -> segmentation",
     ):
         assert text in lines
-    assert lines.count("\n") == 7
+    assert lines.count("\n") == 6
 
 
 def test_two_cycles_are_both_told():
@@ -284,3 +295,16 @@ def test_the_nearest_name_is_suggested_only_if_there_is_one():
     assert unknown_name("variable", "zzz", ("depth",)) == (
         "unknown variable 'zzz'; choose one of depth"
     )
+
+
+def test_a_text_may_tell_sizes_and_steps():
+    assert parse_graph("depth@256x128@10, normal<depth@20, image<normal:controlnet@512x512") == (
+        Factor("depth", size=(256, 128), num_steps=10),
+        Factor("normal", ("depth",), num_steps=20),
+        Factor("image", ("normal",), "controlnet", size=(512, 512)),
+    )
+    for text in ("depth@256", "depth@10@256x256", "depth@x"):
+        if text == "depth@256":
+            assert parse_graph(text) == (Factor("depth", num_steps=256),)
+        else:
+            assert problems_of(parse_graph, text)

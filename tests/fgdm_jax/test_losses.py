@@ -13,16 +13,17 @@ import pytest
 from fgdm_jax.examples import (
     noisy_latents,
     seen_parents,
-    variable_keys,
 )
 from fgdm_jax.graph import Factor
 from fgdm_jax.losses import Distillation, GraphLoss
 from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks
+from fgdm_jax.sampling import factor_keys
 from fgdm_jax.testing import random_model, smallest_config
 from sd_jax.encoding import posterior_of, text_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
 from sd_jax.schedule import add_noise, make_schedule
+from sd_jax.testing import quick_jit
 from sd_jax.training.partition import merge_params, split_params
 from sd_jax.training.state import make_state
 from sd_jax.training.step import make_train_step
@@ -69,13 +70,13 @@ def parts(model, patterns):
 
 def gradients(loss, model, batch, keys, patterns, step=0):
     params, frozen = parts(model, patterns)
-    run = jax.jit(jax.grad(lambda p, s: loss(p, frozen, batch, keys, s)[0]))
+    run = quick_jit(jax.grad(lambda p, s: loss(p, frozen, batch, keys, s)[0]))
     return flat_params(run(params, step))
 
 
 def test_the_loss_is_the_sum_of_the_factors_errors(model, batch, keys):
     loss = loss_of(model, null_parents=0.0)
-    value, metrics = jax.jit(loss)({}, model.params, batch, keys)
+    value, metrics = quick_jit(loss)({}, model.params, batch, keys)
     schedule = make_schedule(model.config.schedule)
     times = draw(keys, (), 1000).timesteps
     text = text_of(model, batch, jnp.float32)
@@ -99,17 +100,17 @@ def test_the_loss_is_the_sum_of_the_factors_errors(model, batch, keys):
         prediction = networks(latents, times, text, parents or None)
         expected[factor.variable] = float(jnp.mean((prediction - own.noise) ** 2))
     for name, error in expected.items():
-        assert float(metrics[f"loss_{name}"]) == pytest.approx(error, rel=1e-5)
+        assert float(metrics[f"loss_{name}"].value) == pytest.approx(error, rel=1e-5)
     assert float(value) == pytest.approx(sum(expected.values()), rel=1e-5)
 
 
 def test_a_variable_is_drawn_the_same_whatever_is_beside_it(model, batch, keys):
     alone = loss_of(model, ("segmentation",), (Factor("segmentation"),))
     together = loss_of(model)
-    _, one = jax.jit(alone)({}, model.params, batch, keys)
-    _, all_ = jax.jit(together)({}, model.params, batch, keys)
-    assert float(one["loss_segmentation"]) == pytest.approx(
-        float(all_["loss_segmentation"]), rel=1e-6
+    _, one = quick_jit(alone)({}, model.params, batch, keys)
+    _, all_ = quick_jit(together)({}, model.params, batch, keys)
+    assert float(one["loss_segmentation"].value) == pytest.approx(
+        float(all_["loss_segmentation"].value), rel=1e-6
     )
     noise = {
         name: noisy_latents(model, batch, name, keys, jnp.zeros(ROWS, jnp.int32)).noise
@@ -156,15 +157,15 @@ def test_distillation_alone_has_a_gradient_in_the_first_adapter_and_nowhere_else
 def test_distillation_every_other_step_compiles_once(model, batch, keys):
     loss = loss_of(model, ("segmentation",), distillation=Distillation(weight=1.0, every=2))
     always = loss_of(model, ("segmentation",), distillation=Distillation(weight=1.0))
-    run = jax.jit(lambda step: loss({}, model.params, batch, keys, step))
+    run = quick_jit(lambda step: loss({}, model.params, batch, keys, step))
     values = [run(step)[1] for step in range(4)]
     assert run._cache_size() == 1
-    expected = jax.jit(always)({}, model.params, batch, keys, 0)[1]
-    distances = [float(metrics["distance_segmentation"]) for metrics in values]
-    assert distances[1] == distances[3] == 0
-    assert distances[0] == distances[2]
-    assert distances[0] == pytest.approx(float(expected["distance_segmentation"]), rel=1e-5)
-    assert distances[0] > 0
+    expected = quick_jit(always)({}, model.params, batch, keys, 0)[1]
+    distances = [float(metrics["distance_segmentation"].value) for metrics in values]
+    # Steps are counted from 1: the second and the fourth, as lines of a log are.
+    assert distances[0] == distances[2] == 0
+    assert distances[1] == distances[3] > 0
+    assert distances[1] == pytest.approx(float(expected["distance_segmentation"].value), rel=1e-5)
 
 
 def test_an_adapter_at_zero_has_no_distance(batch, keys):
@@ -176,8 +177,8 @@ def test_an_adapter_at_zero_has_no_distance(batch, keys):
     zeroed = {path: leaf * 0 if "zero_convs" in path else leaf for path, leaf in flat.items()}
     model = Model(nested_params(zeroed), config)
     loss = loss_of(model, ("segmentation",), distillation=Distillation(weight=1.0))
-    _, metrics = jax.jit(loss)({}, model.params, batch, keys)
-    assert float(metrics["distance_segmentation"]) == pytest.approx(0, abs=1e-6)
+    _, metrics = quick_jit(loss)({}, model.params, batch, keys)
+    assert float(metrics["distance_segmentation"].value) == pytest.approx(0, abs=1e-6)
 
 
 def test_examples_train_the_factors_that_they_can(model, batch, keys):
@@ -197,7 +198,7 @@ def test_examples_train_the_factors_that_they_can(model, batch, keys):
     noise = {**partial, "segmentation": partial["segmentation"].at[0].set(1.0)}
     again = loss._terms({}, model.params, noise, keys)
     np.testing.assert_array_equal(again["image"].errors[0], terms["image"].errors[0])
-    value, _ = jax.jit(loss)({}, model.params, partial, keys)
+    value, _ = quick_jit(loss)({}, model.params, partial, keys)
     expected = sum((term.errors * term.counts).sum() for term in terms.values()) / ROWS
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
@@ -229,7 +230,7 @@ def test_cached_latents_of_the_image(model, batch, keys):
     cached = {"latent_mean": posterior.mean, "latent_logvar": posterior.log_variance}
     without = {name: value for name, value in batch.items() if name != "image"}
     found = [
-        jax.jit(loss_of(model, ("image",)))({}, model.params, item, keys)[0]
+        quick_jit(loss_of(model, ("image",)))({}, model.params, item, keys)[0]
         for item in (batch, {**without, **cached})
     ]
     assert float(found[0]) == pytest.approx(float(found[1]), rel=1e-5)
@@ -249,7 +250,7 @@ def test_one_step_of_the_loop(model, batch, keys):
     params, frozen = parts(model, ["adapter_segmentation/.*"])
     optimizer = optax.sgd(1e-2)
     state = make_state(jax.tree.map(jnp.array, params), optimizer)
-    step = jax.jit(make_train_step(loss, optimizer))
+    step = quick_jit(make_train_step(loss, optimizer))
     losses = []
     for _ in range(8):
         state, metrics = step(state, frozen, batch, jax.random.key(0))
@@ -276,5 +277,5 @@ def test_what_cannot_be_trained(model, trained, graph, message):
 
 
 def test_keys_of_variables_differ(keys):
-    ours, theirs = (jax.random.key_data(variable_keys(keys, name)) for name in ("depth", "normal"))
+    ours, theirs = (jax.random.key_data(factor_keys(keys, name)) for name in ("depth", "normal"))
     assert not np.array_equal(ours, theirs)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgdm_jax.graph import Factor, groups, sampling_order
 from fgdm_jax.runs import FactorRun
 from fgdm_jax.sampling import (
     factor_keys,
@@ -16,14 +15,17 @@ from fgdm_jax.sampling import (
     hand_over,
     initial_joint_state,
     joint_steps,
-    sample_in_groups,
+    known_state,
     sample_jointly,
 )
 from fgdm_jax.timetable import joint_rows
 from sd_jax.guidance import guided
+from sd_jax.samplers import make_sampler
 from sd_jax.sampling import SamplerState, initial_noise, initial_state, sample, sampler_step
+from sd_jax.schedule import add_noise, sampling_timesteps
 from sd_jax.testing import formula_normal, oracle_denoiser, quick_jit, relative_rms
 from tests.fgdm_jax.toy_factors import (
+    CLEAN,
     ETAS,
     GIVEN,
     JITS,
@@ -34,7 +36,6 @@ from tests.fgdm_jax.toy_factors import (
     SIZE,
     alone,
     assert_same,
-    only,
     program,
     table,
     tables,
@@ -55,11 +56,12 @@ def test_one_factor_is_plain_sampling(sampler, jit):
 def test_given_parents_make_conditional_sampling(sampler, jit):
     rows = table(sampler)
     given = {"depth": GIVEN, "segmentation": 0.5 * GIVEN}
-    states = program("image", jit=jit)({"image": rows}, KEYS, given)
+    draw = JITS[jit](lambda *args: sample_jointly({"image": CLEAN}, *args))
+    states = draw({"image": rows}, KEYS, given)
     assert list(states) == ["image"]
-    expected = alone("image", rows, jit, given=given)
+    expected = alone("image", rows, jit, given=given, run=CLEAN)
     assert_same(states["image"].latents, expected)
-    other = program("image", jit=jit)({"image": rows}, KEYS, {**given, "depth": -GIVEN})
+    other = draw({"image": rows}, KEYS, {**given, "depth": -GIVEN})
     assert relative_rms(other["image"].latents, expected) > 1e-2
 
 
@@ -105,15 +107,41 @@ def test_the_hand_over_is_the_advanced_state(what, step):
     assert_same(states["image"].latents, getattr(states["segmentation"], what))
 
 
-def test_given_variables_are_clean_in_both_senses():
-    def difference(latents, timesteps, seen):
-        return jnp.abs(seen["depth"].latents - GIVEN) + jnp.abs(seen["depth"].x0 - GIVEN)
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler"])
+def test_a_given_variable_is_seen_as_if_it_had_been_drawn(sampler):
+    """A perfect parent and the same one given make the same child, whatever it sees of it."""
+    depth = oracle_denoiser(SCHEDULE, GIVEN)
+    runs = {
+        "depth": FactorRun(lambda latents, timesteps, seen: depth(latents, timesteps), SIZE),
+        "image": toy(0.4, "depth"),
+    }
+    rows = make_sampler(sampler, SCHEDULE, sampling_timesteps(6, spacing="trailing"))
+    both = quick_jit(lambda *args: sample_jointly(runs, *args))(dict.fromkeys(runs, rows), KEYS)
+    own, given = {"image": rows}, {"depth": GIVEN}
+    child = {"image": runs["image"]}
+    one = quick_jit(lambda *args: sample_jointly(child, *args))(own, KEYS, given)
+    # Not the same, as drawing starts from noise alone, where a trace of the clean latents belongs.
+    assert relative_rms(one["image"].latents, both["image"].latents) < 0.05
 
-    run = FactorRun(difference, SIZE, parents=("depth",))
-    states = quick_jit(lambda rows: sample_jointly({"image": run}, rows, KEYS, {"depth": GIVEN}))(
-        {"image": table().replace(x0=jnp.zeros(6), noise=jnp.ones(6), fresh_noise=jnp.zeros(6))}
-    )
-    assert not np.any(states["image"].latents)
+    def of_clean(latents, timesteps, seen):
+        clean = SamplerState(seen["depth"].x0, seen["depth"].x0)
+        return runs["image"].denoise(latents, timesteps, {"depth": clean})
+
+    other = {"image": FactorRun(of_clean, SIZE, parents=("depth",))}
+    clean = quick_jit(lambda *args: sample_jointly(other, *args))(own, KEYS, given)
+    assert relative_rms(clean["image"].latents, both["image"].latents) > 0.3
+
+
+def test_what_is_known_of_a_given_variable():
+    noise = jnp.asarray(formula_normal("noise", GIVEN.shape))
+    rows = make_sampler("ddim", SCHEDULE, sampling_timesteps(6, spacing="trailing"))
+    for index in range(6):
+        row = jax.tree.map(lambda column, i=index: column[i], rows)
+        state = known_state(GIVEN, noise, row)
+        level = rows.timesteps[index + 1] if index < 5 else 0
+        expected = add_noise(SCHEDULE, GIVEN, noise, jnp.full(2, level))
+        np.testing.assert_allclose(state.latents, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(state.x0, GIVEN)
 
 
 @pytest.mark.parametrize("jit", sorted(JITS))
@@ -147,38 +175,6 @@ def test_a_factor_of_one_step_is_what_it_is_alone():
     np.testing.assert_allclose(states["segmentation"].latents, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_sequential_sampling_is_one_call_after_the_other():
-    own = tables(*RUNS)
-    apart = quick_jit(lambda *args: sample_in_groups([only(name) for name in RUNS], *args))(
-        own, KEYS
-    )
-    finished = {}
-    for name in RUNS:
-        states = program(name)({name: own[name]}, KEYS, dict(finished))
-        assert_same(apart[name], states[name])
-        finished[name] = states[name].latents
-    together = quick_jit(lambda *args: sample_in_groups([RUNS], *args))(own, KEYS)
-    assert_same(together, program(*RUNS)(own, KEYS))
-    assert_same(together["segmentation"], apart["segmentation"])
-    assert relative_rms(together["image"].latents, apart["image"].latents) > 1e-2
-
-
-def test_groups_of_the_graph_are_groups_of_runs():
-    graph = (
-        Factor("image", ("depth", "segmentation"), "adapter"),
-        Factor("depth", ("segmentation",)),
-        Factor("segmentation"),
-    )
-    given = {"segmentation": GIVEN}
-    parts = groups(sampling_order(graph, given=given), "joint")
-    runs = [{factor.variable: RUNS[factor.variable] for factor in part} for part in parts]
-    assert [list(part) for part in runs] == [["depth", "image"]]
-    own = tables("depth", "image")
-    states = quick_jit(lambda *args: sample_in_groups(runs, *args))(own, KEYS, given)
-    assert sorted(states) == ["depth", "image"]
-    assert_same(states, program("depth", "image")(own, KEYS, given))
-
-
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_perfect_factors_draw_a_consistent_pair(mode):
     """An image that is a function of its depth comes out as that of the depth that was drawn."""
@@ -193,7 +189,13 @@ def test_perfect_factors_draw_a_consistent_pair(mode):
     }
     own = tables("depth", "image", sampler="dpmpp_2m", depth=4, image=12)
     parts = [runs] if mode == "joint" else [{name: run} for name, run in runs.items()]
-    states = quick_jit(lambda *args: sample_in_groups(parts, *args))(own, KEYS)
+    states = {}
+    for part in parts:
+        given = {name: state.latents for name, state in states.items()}
+        tables_of = {name: own[name] for name in part}
+        states |= quick_jit(lambda *args, part=part: sample_jointly(part, *args))(
+            tables_of, KEYS, given
+        )
     np.testing.assert_allclose(states["depth"].latents, GIVEN, atol=2e-3)
     np.testing.assert_allclose(states["image"].latents, -2.0 * GIVEN, atol=5e-3)
 

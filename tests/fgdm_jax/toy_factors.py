@@ -39,11 +39,26 @@ def toy(weight, *parents):
     return FactorRun(denoise, SIZE, parents=parents)
 
 
+def toy_of_clean(weight, *parents):
+    """Returns a run like `toy`, which sees the clean latents of its parents alone."""
+    run = toy(weight, *parents)
+
+    def denoise(latents, timesteps, seen):
+        clean = {name: SamplerState(state.x0, state.x0) for name, state in seen.items()}
+        return run.denoise(latents, timesteps, clean)
+
+    return FactorRun(denoise, SIZE, parents=parents)
+
+
 RUNS = {
     "segmentation": toy(1.0),
     "depth": toy(0.7, "segmentation"),
     "image": toy(0.4, "depth", "segmentation"),
 }
+
+
+CLEAN = toy_of_clean(0.4, "depth", "segmentation")
+"""The image's run, but of clean parents."""
 
 
 def table(name="ddim", steps=6):
@@ -65,9 +80,9 @@ def program(*names, jit="quick"):
     return JITS[jit](lambda *args: sample_jointly(only(*names), *args))
 
 
-def alone(name, rows, jit="quick", history=False, given=None):
+def alone(name, rows, jit="quick", history=False, given=None, run=None):
     """Returns what `sd_jax.sampling` makes of one of the RUNS alone."""
-    run = RUNS[name]
+    run = run or RUNS[name]
 
     def draw(rows, keys, given):
         seen = {parent: SamplerState(given[parent], given[parent]) for parent in run.parents}

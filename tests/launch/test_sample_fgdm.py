@@ -14,9 +14,11 @@ from PIL import Image
 import cnc_jax.testing
 from configs import sample, sample_fgdm
 from fgdm_jax.convert import adapter_name
+from fgdm_jax.draw import draw
 from fgdm_jax.testing import smallest_config, with_adapters
 from input_pipeline.palettes import palette
 from launch.components import AnyConfig, components_of
+from launch.draw_scores import Scores
 from launch.drawing import draw_from_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.store import save_model
@@ -79,15 +81,71 @@ def test_the_best_of_several_maps_becomes_the_image(best_of_three, capsys):
     content = record(best_of_three)
     assert content["objects"] == ["ball", "box", "grass"]
     (best,) = content["chosen"]
-    recalls = {draw["seed"]: draw["recall"] for draw in content["draws"]}
+    recalls = {item["seed"]: item["recall"] for item in content["draws"]}
     assert recalls[best] == max(recalls.values())
-    for draw in content["draws"]:
-        assert len(draw["missing"]) == round(3 * (1 - draw["recall"]))
+    for item in content["draws"]:
+        assert len(item["missing"]) == round(3 * (1 - item["recall"]))
     files = {path.name for path in best_of_three.iterdir()}
     maps = {f"{seed:06d}_segmentation.png" for seed in range(3)}
     others = {"contact_sheet.png", "predictions.png", "record.json"}
     assert files == {*maps, f"{best:06d}.png", *others}
     assert set(content["seconds"]) == {"load", "conditions", "maps", "scores", "images"}
+
+
+def test_it_is_the_best_that_becomes_the_image(checkpoint, tmp_path, monkeypatch):
+    """Whatever the maps of random weights show: the second of three is told to be the best."""
+    scores = Scores(
+        ("ball",), np.array([[0.0], [0.5], [0.0]]), np.array([0.0, 1.0, 0.0]), (1, 0, 2)
+    )
+    monkeypatch.setattr("launch.drawing.score", lambda request, pictures: scores)
+    settings = {"num_draws": 3, "map_batch_size": 2, "objects": "ball"}
+    folder = drawn(checkpoint, tmp_path / "out", "controlnet", **settings)
+    assert record(folder)["chosen"] == [1]
+    assert [path.name for path in folder.glob("00000[0-9].png")] == ["000001.png"]
+    monkeypatch.undo()
+    # From its own map: alone, with the same noise, the second seed makes the same.
+    alone = drawn(checkpoint, tmp_path / "alone", "controlnet", seed=1)
+    difference = pixels(alone, "000001.png").astype(np.int16) - pixels(folder, "000001.png")
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(("draws", "expected"), [(1, [1]), (3, [2, 2])])
+def test_no_more_is_drawn_than_is_asked_for(checkpoint, tmp_path, monkeypatch, draws, expected):
+    sizes = []
+
+    def counting(model, drawing, text, keys, **options):
+        sizes.append(len(keys))
+        return draw(model, drawing, text, keys, **options)
+
+    monkeypatch.setattr("launch.draw_painter.draw", counting)
+    settings = {"num_draws": draws, "map_batch_size": 2, "wanted": "segmentation"}
+    folder = drawn(checkpoint, tmp_path / "out", **settings)
+    assert sizes == expected
+    assert len(list(folder.glob("*_segmentation.png"))) == draws
+
+
+def test_what_is_hidden_is_hidden_from_the_predictions_too(checkpoint, tmp_path, monkeypatch):
+    flag = np.ones(1, bool)
+    monkeypatch.setattr("launch.drawing.flagged_images", lambda model, images: flag)
+    shown = []
+
+    def keeping(self, seed, kept):
+        shown.append(kept)
+
+    monkeypatch.setattr("launch.draw_outputs.DrawOutputs.add_predictions", keeping)
+    folder = drawn(checkpoint, tmp_path / "out", "controlnet", keep_steps="0,1")
+    assert pixels(folder, "000000.png").max() == 0
+    (kept,) = shown
+    assert (kept["image"] == -1.0).all()
+    assert kept["segmentation"].std() > 0
+
+
+def test_a_record_may_be_repeated_in_its_own_folder(checkpoint, tmp_path):
+    folder = drawn(checkpoint, tmp_path / "out", wanted="segmentation")
+    first = record(folder)["images"]
+    config = sample_fgdm.get_config(f"record={folder / 'record.json'}")
+    config.update({"output": str(folder), "overwrite": True})
+    assert record(draw_from_config(config))["images"] == first
 
 
 def test_maps_are_in_the_colours_of_the_palette(best_of_three):
@@ -230,6 +288,18 @@ def test_problems_are_listed_together(checkpoint, tmp_path):
         ({"checkpoint": "dpeth=a.pth"}, "unknown variable 'dpeth'; did you mean 'depth'?"),
         ({"graph": "segmentation, image<segmentation"}, "image sees 8 channels, but with 1"),
         ({"graph": "pose"}, "no adapter_pose in"),
+        ({"graph": "segmentation@100x64"}, "multiples of 64, got (100, 64)"),
+        (
+            {"graph": "segmentation, image<segmentation:controlnet, depth<image", "num_draws": 2},
+            "depth would be drawn from the image, so that every draw needs one",
+        ),
+        (
+            {
+                "graph": "foreground_depth, background_depth<foreground_depth, "
+                "image<foreground_depth+background_depth:cnc, sketch<image"
+            },
+            "sketch would be drawn from the image, which Compose and Conquer composes last",
+        ),
     ],
 )
 def test_graphs_that_cannot_be_drawn(checkpoint, tmp_path, changes, expected):
@@ -240,7 +310,7 @@ def test_given_maps_that_do_not_fit(checkpoint, tmp_path):
     file = tmp_path / "wide.png"
     Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(file)
     found = problems(checkpoint, tmp_path / "out", given=f"segmentation={file}")
-    assert f"{file} is 64 x 128, but segmentation is drawn as 64 x 64" in found
+    assert f"{file} is 64 x 128, but is needed as 64 x 64 (segmentation)" in found
     square = tmp_path / "square.png"
     Image.fromarray(np.full((64, 64, 3), 70, np.uint8)).save(square)
     found = problems(checkpoint, tmp_path / "out", given=f"image={square}")
@@ -278,6 +348,13 @@ def test_adding_a_factor_leaves_the_others_as_they_are(checkpoint, tmp_path):
     chain = drawn(checkpoint, tmp_path / "chain")
     name = "000000_segmentation.png"
     assert (alone / name).read_bytes() == (chain / name).read_bytes()
+
+
+def test_sizes_and_steps_of_one_factor(checkpoint, tmp_path):
+    graph = "segmentation@128x64@3, image<segmentation:controlnet"
+    folder = drawn(checkpoint, tmp_path / "out", graph=graph, keep_steps="1", height=128)
+    assert pixels(folder, "000000_segmentation.png").shape == (128, 64, 3)
+    assert pixels(folder, "000000.png").shape == (128, 64, 3)
 
 
 def test_half_precision(checkpoint, tmp_path):

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import fgdm
 from fgdm_jax.convert import COMPONENTS
 from fgdm_jax.testing import random_model, smallest_config
+from launch.train_fgdm_pictures import pictures
 from launch.train_request import TrainError
 from launch.train_run import Run
+from launch.train_system import Example
 from launch.training import plan_run
 from sd_jax.convert.store import open_converted, save_model
+from sd_jax.samplers import make_sampler
+from sd_jax.schedule import make_schedule
 from sd_jax.training.trained import open_directory
 from sd_jax.typing import flat_params
 from tests.launch.tiny_training import SETTINGS, metrics
+
+KEY = jax.random.key(2)
 
 
 @pytest.fixture(scope="module")
@@ -125,39 +133,39 @@ def test_an_adapter_of_other_parents_is_refused(tmp_path, prior):
     sizes = {"adapter_image": model.config.adapter_image}
     save_model(model.params, sizes, tmp_path / "adapter", model.config.schedule)
     found = problems(tmp_path / "run", "image", init=f"{tmp_path / 'adapter'},{prior}")
-    assert "adapter_image sees 8 channels, but with 1 parents it would see 4" in found
+    assert "the adapter of image sees 8 channels, but with 1 parents it would see 4" in found
 
 
-def test_a_chain_learns_and_leaves_the_prior_alone(tmp_path, prior):
+def test_two_factors_learn_and_leave_the_prior_alone(tmp_path, prior):
     settings = {
         **SETTINGS,
         "init": str(prior),
-        "num_steps": 12,
-        "save_every": 6,
-        "eval_every": 6,
+        "trained": "segmentation,image",
+        "num_steps": 10,
+        "save_every": 5,
+        "eval_every": 5,
         "eval_examples": 4,
-        "sample_every": 12,
+        "sample_every": 10,
         "num_samples": 1,
         "sample_steps": 2,
         "distill_every": 5,
     }
     workdir = tmp_path / "run"
-    plan_ = plan(workdir, "chain", **settings)
+    plan_ = plan(workdir, "image", **settings)
     with plan_.folder.held(), Run(plan_) as run:
         assert run.train()
     distances = metrics(workdir, "train/distance_segmentation")
-    # At step 1 the new adapter changes nothing yet.
-    assert [step for step, value in distances.items() if value > 1e-9] == [6, 11]
-    for name in ("segmentation", "depth", "image"):
-        assert len(metrics(workdir, f"train/loss_{name}")) == 12
-    assert metrics(workdir, "eval/loss").keys() == {0, 6, 12}
+    assert [step for step, value in distances.items() if value > 1e-9] == [5, 10]
+    for name in ("segmentation", "image"):
+        assert len(metrics(workdir, f"train/loss_{name}")) == 10
+    assert metrics(workdir, "eval/loss").keys() == {0, 5, 10}
     assert list((workdir / "images").rglob("*.png"))
     before, after = open_converted(prior, COMPONENTS), open_directory(workdir, COMPONENTS)
     for name in ("unet", "vae", "text_encoder"):
         ours, theirs = flat_params(after.read(name)), flat_params(before.read(name))
         assert all(np.array_equal(ours[path], theirs[path]) for path in theirs)
     start = open_converted(workdir / "model", COMPONENTS)
-    for name in ("adapter_segmentation", "adapter_depth", "adapter_image"):
+    for name in ("adapter_segmentation", "adapter_image"):
         ours, theirs = flat_params(after.read(name)), flat_params(start.read(name))
         moved = [path for path in theirs if not np.array_equal(ours[path], theirs[path])]
         # Behind a convolution at zero nothing learns before that has left it.
@@ -180,3 +188,35 @@ def test_files_are_found_under_the_names_of_their_variables(tmp_path, prior):
     found = problems(tmp_path / "run", init=missing, dtype="float23")
     assert f"init: there is no file or folder {tmp_path}/depth.pth" in found
     assert str(prior) not in found
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("(", "is no regular expression"), ("attn9", "no attention matches layers='attn9'")],
+)
+def test_layers_that_cannot_be_compared(tmp_path, prior, layers, expected):
+    assert expected in problems(tmp_path / "run", init=str(prior), distill_layers=layers)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_leave_out_what_the_data_lacks(tmp_path, prior):
+    plan_ = plan(tmp_path / "run", "image", init=str(prior))
+    experiment = plan_.system.make_experiment(plan_.request, plan_.start.opened)
+    model = random_model(smallest_config({"image": 1}))
+    experiment = dataclasses.replace(experiment, config=model.config)
+    table = make_sampler("ddim", make_schedule(model.config.schedule), np.array([501, 1]))
+    batch = {
+        "segmentation": -jnp.ones((1, 64, 64, 3)),
+        "image": jnp.zeros((1, 64, 64, 3)),
+        "text_embeddings": jnp.zeros((1, 77, 16)),
+    }
+    rows = {}
+    for present in (False, True):
+        there = jnp.array([[present]])
+        example = Example(
+            {**batch, "present": there}, "a ball", jax.random.split(KEY, 1), table, None
+        )
+        rows[present] = pictures(plan_.request.config, experiment, model, example)
+    assert [picture.label for picture in rows[True]] == ["image of: a ball", "image of the data"]
+    # Black is not the same as nothing, which is zeros in the latents.
+    assert (rows[True][0].pixels != rows[False][0].pixels).any()

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from sd_jax.losses import Mean
 from sd_jax.training.state import make_state
 from sd_jax.training.step import make_train_step
 
@@ -134,3 +135,21 @@ def test_frozen_parameters_get_no_state():
     state = fresh(optax.adamw(0.1))
     assert all("scale" not in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state))
     assert dataclasses.asdict(state)["ema"] is None
+
+
+def test_a_mean_over_some_examples_does_not_depend_on_microbatches():
+    def loss_of_some(params, frozen, batch, keys, step):
+        counts = (batch["x"][:, 0] > 0.8).astype(jnp.float32)
+        loss, _ = loss_fn(params, frozen, batch, keys, step)
+        return loss, {"some": Mean(jnp.sum(counts * batch["y"]), jnp.sum(counts))}
+
+    batch = batch_of(0)
+    chosen = np.asarray(batch["y"])[np.asarray(batch["x"])[:, 0] > 0.8]
+    # Few enough that some microbatches have none.
+    assert 0 < len(chosen) < 4
+    for accumulation in (1, 2, 4):
+        step = jax.jit(make_train_step(loss_of_some, optax.sgd(0.1), accumulation=accumulation))
+        _, metrics = step(fresh(optax.sgd(0.1)), FROZEN, batch, KEY)
+        assert float(metrics["some"]) == pytest.approx(chosen.mean(), rel=1e-5)
+    batch["x"] = batch["x"] * 0
+    assert float(step(fresh(optax.sgd(0.1)), FROZEN, batch, KEY)[1]["some"]) == 0
