@@ -11,8 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-# Of a process, from which on it forgets what it compiled.
-_MOST_BYTES = 3 * 2**30
+_GROWTH = 2 * 2**30
 
 # Before any test can import transformers or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -51,11 +50,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _forget_programs() -> Iterator[None]:
     """Compiled programs stay in the process: thousands of tests would gather gigabytes of them."""
     yield
+    if _resident_bytes() > _Memory.limit:
+        jax.clear_caches()
+        # What is freed is seldom given back to the system, and each clearing costs compiling.
+        _Memory.limit = max(_Memory.limit, _resident_bytes() + _GROWTH)
+
+
+class _Memory:
+    """From how many bytes on this process forgets what it compiled."""
+
+    limit = 5 * 2**30
+
+
+def _resident_bytes() -> int:
     memory = Path("/proc/self/statm")
-    if memory.exists():
-        pages = int(memory.read_text().split()[1])
-        if pages * os.sysconf("SC_PAGE_SIZE") > _MOST_BYTES:
-            jax.clear_caches()
+    if not memory.exists():
+        return 0
+    return int(memory.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
