@@ -14,6 +14,7 @@ from PIL import Image
 
 import fgdm_jax
 from cnc_jax.convert import COMPONENTS as CNC_COMPONENTS
+from cnc_jax.load import CnCConfig
 from cnc_jax.testing import untrained_fuser
 from configs import cnc, fgdm, sample_fgdm
 from fgdm_jax.compliance import MIN_SHARE, object_shares
@@ -32,7 +33,7 @@ from sd_jax.colour_autoencoder import colour_autoencoder
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.store import save_model
 from sd_jax.encoding import decode_images, encode_prompts
-from sd_jax.model import Model, StableDiffusionConfig
+from sd_jax.model import Model
 from sd_jax.samplers import make_sampler
 from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 from sd_jax.testing import random_params
@@ -72,7 +73,7 @@ def write_start(folder: Path) -> Path:
     with batches([Scenes(fields=("image",))], settings, stop_step=1, prefetch=0) as stream:
         vae, autoencoder = colour_autoencoder(jnp.asarray(next(stream)["image"]))
     text = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=1)
-    config = StableDiffusionConfig(unet=UNET, vae=vae, text_encoder=text)
+    config = CnCConfig(unet=UNET, vae=vae, text_encoder=text)
     params, _ = random_params(CNC_COMPONENTS, config, 0, ("text_encoder",))
     unet = next(item for item in CNC_COMPONENTS if item.name == "unet")
     params = {**params, "vae": autoencoder, "unet": nested_params(fresh_params(unet, UNET, 0))}
