@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -280,13 +282,24 @@ def test_a_process_that_fails_alone_ends_the_run(error, status, message):
         )
         for rank in range(2)
     ]
+    too_late = threading.Timer(90, processes[0].kill)
+    too_late.start()
+    told = None
     try:
-        # Its own message and status, and not after the five minutes that JAX waits for others.
-        _, said = processes[0].communicate(timeout=60)
+        assert processes[0].stderr is not None
+        for line in processes[0].stderr:
+            if message in line:
+                told = time.monotonic()
+        processes[0].wait(timeout=60)
+        ended = time.monotonic()
+        processes[0].stderr.close()
         processes[1].communicate(timeout=60)
     finally:
+        too_late.cancel()
         for process in processes:
             process.kill()
+    # Its own message and status, and not when JAX has waited for the other one.
+    assert told is not None
+    assert ended - told < 20
     assert processes[0].returncode == status
-    assert message in said
     assert processes[1].returncode != 0
