@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,7 @@ from configs.fgdm import get_config as get_fgdm_config
 from configs.prepare import get_config as get_prepare_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
-
-ROOT = Path(__file__).parents[2]
+from tests.launch.commands import launch
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +33,6 @@ def message(settings: dict[str, Any], **changes: Any) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the messages are what is tested
         sample_from_config(config)
     return str(caught.value)
-
-
-def launch(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{name}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(

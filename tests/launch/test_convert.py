@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,7 @@ from sd_jax.convert.store import open_converted
 from sd_jax.files import LazyTensor, open_tensors, read_metadata, write_safetensors
 from sd_jax.load import open_checkpoints
 from sd_jax.schedule import ScheduleConfig
-
-ROOT = Path(__file__).parents[2]
+from tests.launch.commands import launch
 
 
 def converted_to(tmp_path: Path, *sources: str, **options: Any) -> tuple[Path, str]:
@@ -288,26 +284,12 @@ def test_an_output_that_is_there_is_kept(demo, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["converted"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
 def test_the_commands_themselves(demo, tmp_path):
-    done = run(
-        "launch.convert", f"--source={demo['checkpoint']}", f"--output={tmp_path / 'converted'}"
-    )
+    done = launch("convert", f"--source={demo['checkpoint']}", f"--output={tmp_path / 'converted'}")
     assert done.returncode == 0, done.stderr
     assert "text_encoder" in done.stderr
-    done = run(
-        "launch.export",
+    done = launch(
+        "export",
         f"--checkpoint={tmp_path / 'converted'}",
         "--layout=ldm",
         f"--output={tmp_path / 'file.safetensors'}",
@@ -318,7 +300,7 @@ def test_the_commands_themselves(demo, tmp_path):
 
 def test_a_wrong_source_ends_the_command_with_one_message(tmp_path):
     (tmp_path / "file.ckpt").write_bytes(b"\x80\x02cposix\nsystem\nq\x00.")
-    done = run("launch.convert", f"--source={tmp_path / 'file.ckpt'}", f"--output={tmp_path / 'o'}")
+    done = launch("convert", f"--source={tmp_path / 'file.ckpt'}", f"--output={tmp_path / 'o'}")
     assert done.returncode == 2
     assert "file.ckpt" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +15,7 @@ from sd_jax.convert.export import export_ldm, weights_of_model
 from sd_jax.convert.store import save_model
 from sd_jax.files import open_tensors
 from sd_jax.typing import flat_params
-
-ROOT = Path(__file__).parents[2]
+from tests.launch.commands import launched
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +34,6 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
-def run(name: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", f"launch.{name}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 def assert_same_tensors(ours: Path, theirs: Path) -> None:
     ours_open, theirs_open = open_tensors(ours), open_tensors(theirs)
     assert ours_open.keys() == theirs_open.keys()
@@ -66,14 +48,14 @@ def test_the_variable_is_said_and_the_file_comes_back(files, tmp_path):
     assert "adapter_segmentation" not in table
     assert set(fgdm_jax.load(converted).params) == {"unet", "vae", "text_encoder", "adapter_depth"}
     written = tmp_path / "again.safetensors"
-    run("export", f"--checkpoint={converted}", "--layout=ldm", f"--output={written}")
+    launched("export", f"--checkpoint={converted}", "--layout=ldm", f"--output={written}")
     assert_same_tensors(written, files["depth"])
 
 
 def test_files_of_two_variables_join(files, tmp_path):
     converted = tmp_path / "converted"
     sources = ",".join(f"{variable}={path}" for variable, path in files.items())
-    table = run("convert", f"--source={sources}", f"--output={converted}")
+    table = launched("convert", f"--source={sources}", f"--output={converted}")
     assert "not taken: fgdm_segmentation.safetensors has one" in table
     model = fgdm_jax.load(converted)
     for variable, path in files.items():
@@ -89,9 +71,9 @@ def test_a_trained_adapter_goes_out_under_upstreams_name(files, tmp_path):
     save_model(model.params, sizes, tmp_path / "run", model.config.schedule)
     written = tmp_path / "out.safetensors"
     arguments = (f"--checkpoint={tmp_path / 'run'}", "--layout=ldm", f"--output={written}")
-    run("export", *arguments)
+    launched("export", *arguments)
     assert any(name.startswith("adapter_segmentation.") for name in open_tensors(written))
-    run("export", *arguments, "--variable=segmentation", "--overwrite")
+    launched("export", *arguments, "--variable=segmentation", "--overwrite")
     assert_same_tensors(written, files["segmentation"])
 
 

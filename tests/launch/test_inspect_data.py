@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +17,7 @@ from input_pipeline.scenes import Scenes
 from input_pipeline.testing import write_wholebody
 from launch.inspecting import inspect, report
 from launch.preparing import prepare
-
-ROOT = Path(__file__).parents[2]
+from tests.launch.commands import launch
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +60,7 @@ def test_damage_is_named(shards, tmp_path):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     output = tmp_path / "out"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.inspect_data",
-            f"--data={copy}",
-            f"--output={output}",
-            "--verify",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = launch("inspect_data", f"--data={copy}", f"--output={output}", "--verify")
     assert done.returncode == 2
     assert path.name in done.stderr
     assert "SHA-256" in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -34,10 +31,10 @@ from sd_jax.schedule import make_schedule, sampling_timesteps
 from sd_jax.tokenizer import load_tokenizer
 from sd_jax.vae import encode_images
 from tests.input_pipeline.tiny_dpt import write_dpt
+from tests.launch.commands import launched
 from tests.launch.prepare_config import config_of
 from tests.launch.tiny_networks import write_inpainting
 
-ROOT = Path(__file__).parents[2]
 ALL_STEPS = "image,mask,background,depth,edges,embeddings,latents,text"
 
 
@@ -313,26 +310,15 @@ def test_sizes_and_classes():
 
 
 def test_the_command_itself(coco, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.prepare_data",
-            "--config=configs/prepare.py:dataset=coco",
-            f"--config.root={coco}",
-            f"--config.output={tmp_path / 'shards'}",
-            "--config.steps=image,mask",
-            "--config.sizes=64x64",
-            "--config.workers=2",
-            "--config.num_shards=2",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+    said = launched(
+        "prepare_data",
+        "--config=configs/prepare.py:dataset=coco",
+        f"--config.root={coco}",
+        f"--config.output={tmp_path / 'shards'}",
+        "--config.steps=image,mask",
+        "--config.sizes=64x64",
+        "--config.workers=2",
+        "--config.num_shards=2",
     )
-    assert done.returncode == 0, done.stderr
-    assert "mask: 5 records" in done.stderr
+    assert "mask: 5 records" in said
     assert len(ShardedRecords(tmp_path / "shards")) == 5

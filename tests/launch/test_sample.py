@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,8 @@ from configs.sample import get_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.export import export_diffusers, weights_of_model
 from sd_jax.safety_checker import SafetyCheckerConfig
+from tests.launch.commands import ROOT, launched
 from tests.launch.tiny_networks import write_dpt
-
-ROOT = Path(__file__).parents[2]
 
 
 def config_of(settings: dict[str, Any], **changes: Any) -> Any:
@@ -186,20 +182,10 @@ def test_the_command_itself(demo, tmp_path):
     arguments = {
         **demo, "height": 64, "width": 64, "num_steps": 2, "output": str(tmp_path / "out"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "launch.sample", f"--config={ROOT}/configs/sample.py"]
-    command += [f"--config.{name}={value}" for name, value in arguments.items()]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    values = (f"--config.{name}={value}" for name, value in arguments.items())
+    said = launched("sample", f"--config={ROOT}/configs/sample.py", *values)
     assert (tmp_path / "out" / "000000.png").is_file()
-    assert "2/2" in done.stderr  # the progress bar
+    assert "2/2" in said  # the progress bar
 
 
 def with_edges_instead_of_depth(settings: dict[str, Any]) -> dict[str, Any]:
@@ -255,22 +241,6 @@ def test_the_safety_checker_blackens_what_it_flags(flagged, settings, tmp_path):
 
 
 def test_the_demo_leaves_pictures_and_files_to_work_with(tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.demo",
-            f"--output={tmp_path / 'demo'}",
-            "--size=64",
-            "--num_steps=2",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launched("demo", f"--output={tmp_path / 'demo'}", "--size=64", "--num_steps=2")
     assert (tmp_path / "demo" / "contact_sheet.png").is_file()
     assert (tmp_path / "demo" / "inputs" / "checkpoint" / "model_index.json").is_file()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +38,7 @@ from sd_jax.training.trained import open_directory
 from sd_jax.typing import flat_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
+from tests.launch.commands import launch
 from tests.launch.tiny_training import ROOT, state_bytes
 
 GOLDENS = ROOT / "tests" / "goldens" / "cnc"
@@ -242,28 +240,19 @@ def test_a_step_that_was_not_saved_is_an_error(folders):
             load(folders["local"] / "checkpoints" / "1")
 
 
-def export(checkpoint: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    arguments = [f"--checkpoint={checkpoint}", "--layout=ldm", f"--output={output}"]
-    return subprocess.run(
-        [sys.executable, "-m", "launch.export", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
 def test_the_command_itself(folders, tmp_path):
     output = tmp_path / "file.safetensors"
-    done = export(folders["local"], output)
+    done = launch(
+        "export", f"--checkpoint={folders['local']}", "--layout=ldm", f"--output={output}"
+    )
     assert done.returncode == 0, done.stderr
     assert "wrote" in done.stderr
     ours = exported(folders["local"], tmp_path / "ours.safetensors")
     assert bytes_of(open_tensors(output)) == bytes_of(ours)
 
-    done = export(folders["local"] / "checkpoints" / "7", tmp_path / "other.safetensors")
+    other = tmp_path / "other.safetensors"
+    missing = folders["local"] / "checkpoints" / "7"
+    done = launch("export", f"--checkpoint={missing}", "--layout=ldm", f"--output={other}")
     assert done.returncode == 2
     assert "no checkpoint of step 7, but of [2, 3]" in done.stderr
-    assert not (tmp_path / "other.safetensors").exists()
+    assert not other.exists()
