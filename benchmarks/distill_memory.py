@@ -35,9 +35,10 @@ from fgdm_jax.convert import COMPONENTS
 from fgdm_jax.denoise import predict_with_attention
 from fgdm_jax.distill import distillation_loss
 from fgdm_jax.load import FGDMConfig
-from fgdm_jax.networks import FactorNetworks, NetworkSettings
+from fgdm_jax.networks import FactorNetworks
 from sd_jax.losses import squared_errors
 from sd_jax.model import Model
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.testing import quick_jit
 from sd_jax.training.flops import flops_of
 from sd_jax.training.preflight import memory_of

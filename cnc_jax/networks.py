@@ -20,10 +20,9 @@ from cnc_jax.condition import Condition, broadcast_layers, check_condition, prog
 from cnc_jax.global_fuser import GlobalFuser
 from cnc_jax.local_fuser import LocalFuser
 from cnc_jax.soft_guidance import cross_attention_bias
-from sd_jax.attention import Implementation
+from sd_jax import network_settings
 from sd_jax.model import Model
 from sd_jax.precompute import precompute
-from sd_jax.remat import Remat
 from sd_jax.typing import Array, Dtype, Float, KeyArray, apply_module
 from sd_jax.unet import UNet
 
@@ -31,20 +30,14 @@ _EXCLUDED = float(jnp.finfo(jnp.float32).min)
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings:
-    """How the networks compute; none of it changes what they compute, but the last.
+class NetworkSettings(network_settings.NetworkSettings):
+    """How the networks compute; only the last changes what they compute, in training.
 
     Attributes:
-      dtype: type of the computation; norms, softmax and the result stay float32.
-      attention_implementation: see `sd_jax.attention.attention`.
-      remat: see `sd_jax.remat`; for training.
       encoder_gradient: False cuts the gradient off at the UNet's encoder, as upstream does: the
         global fuser then learns through the decoder's cross-attention alone.
     """
 
-    dtype: Dtype = jnp.float32
-    attention_implementation: Implementation = "auto"
-    remat: Remat = "none"
     encoder_gradient: bool = True
 
 

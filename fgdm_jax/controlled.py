@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
-from fgdm_jax.networks import NetworkSettings, precompute_text
+from fgdm_jax.networks import precompute_text
 from sd_jax.attention import Implementation
 from sd_jax.controlnet import ControlNet, ControlNetConfig
 from sd_jax.model import Model
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.precompute import precompute
 from sd_jax.schedule import make_schedule, noise_from_prediction
 from sd_jax.typing import Array, DenoiseFn, Dtype, Float, Num, apply_module

@@ -7,16 +7,10 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
-from fgdm_jax.networks import (
-    DEFAULT_SETTINGS,
-    Captured,
-    FactorNetworks,
-    NetworkSettings,
-    Parents,
-    precompute_text,
-)
+from fgdm_jax.networks import Captured, FactorNetworks, Parents, precompute_text
 from sd_jax.attention import Implementation
 from sd_jax.model import Model
+from sd_jax.network_settings import DEFAULT_SETTINGS, NetworkSettings
 from sd_jax.schedule import make_schedule, noise_from_prediction
 from sd_jax.typing import Array, Dtype, Float, Num
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from fgdm_jax.controlled import controlnet_denoise_fn, precompute_hint
 from fgdm_jax.denoise import factor_denoise_fn
 from fgdm_jax.graph import Factor, FactorGraph, Mode, groups, sampling_order
-from fgdm_jax.networks import NetworkSettings, precompute_text
+from fgdm_jax.networks import precompute_text
 from fgdm_jax.runs import FactorDenoiseFn, FactorRun
 from fgdm_jax.sampling import (
     HandOver,
@@ -37,6 +37,7 @@ from fgdm_jax.timetable import JointRows, joint_rows
 from sd_jax.attention import Implementation
 from sd_jax.encoding import decode_images
 from sd_jax.model import Model
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.sampling import SamplerState, SamplerTable, chunk_size
 from sd_jax.typing import Array, Dtype, Float, KeyArray
 

@@ -28,10 +28,11 @@ from fgdm_jax.examples import (
 )
 from fgdm_jax.graph import Factor, FactorGraph, check_graph
 from fgdm_jax.load import FGDMConfig
-from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks, NetworkSettings
+from fgdm_jax.networks import FactorNetworks
 from sd_jax.encoding import Batch, text_of
 from sd_jax.losses import Mean, draw, min_snr_weights, prediction_target, squared_errors
 from sd_jax.model import Model
+from sd_jax.network_settings import DEFAULT_SETTINGS, NetworkSettings
 from sd_jax.schedule import make_schedule
 from sd_jax.training.partition import merge_params
 from sd_jax.typing import Array, Float, Int, KeyArray, Params

@@ -10,7 +10,6 @@ else: they are computed once for all steps, and serve every factor with the same
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,12 +18,11 @@ import jax.numpy as jnp
 
 from fgdm_jax.adapter import Adapter, AdapterConfig
 from fgdm_jax.convert import adapter_name
-from sd_jax.attention import Implementation
 from sd_jax.layers import TimestepEmbedding
 from sd_jax.model import Model
+from sd_jax.network_settings import DEFAULT_SETTINGS, NetworkSettings
 from sd_jax.precompute import precompute
-from sd_jax.remat import Remat
-from sd_jax.typing import Array, Dtype, Float, apply_module
+from sd_jax.typing import Array, Float, apply_module
 from sd_jax.unet import UNet, UNetConfig
 
 Parents: TypeAlias = Array | Sequence[Array] | None
@@ -33,24 +31,6 @@ Parents: TypeAlias = Array | Sequence[Array] | None
 Captured: TypeAlias = Mapping[str, tuple[Array, Array]]
 """Path of an attention -> (query [b q heads d], key [b k heads d]); "attn1" ends the path of
 self-attention, "attn2" that of cross-attention."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkSettings:
-    """How the networks compute; none of it changes what they compute.
-
-    Attributes:
-      dtype: type of the computation; norms, softmax and the result stay float32.
-      attention_implementation: see `sd_jax.attention.attention`.
-      remat: see `sd_jax.remat`; for training.
-    """
-
-    dtype: Dtype = jnp.float32
-    attention_implementation: Implementation = "auto"
-    remat: Remat = "none"
-
-
-DEFAULT_SETTINGS = NetworkSettings()
 
 
 class FactorNetworks:

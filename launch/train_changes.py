@@ -28,6 +28,10 @@ _MADE_FROM = (
     *("init", "num_heads", "use_ema", "stage", "seed", "num_layers", "depth_streams"),
     *("latents", "text", "exemplars"),
     *("system", "graph", "trained", "adapter", "adapter_start"),
+    *("tokenizer", "prediction_type", "norm_groups", "latent_channels", "autoencoder_channels"),
+    *("autoencoder_layers", "unet_channels", "unet_attention", "unet_layers", "unet_heads"),
+    *("text_width", "text_layers", "image_size", "image_patch", "image_width", "image_layers"),
+    "tower_heads",
 )
 
 

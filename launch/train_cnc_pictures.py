@@ -28,7 +28,7 @@ def pictures(config: Any, experiment: Experiment, model: Model, example: Example
     dtype = jnp.dtype(config.dtype)
     batch = example.batch
     condition = condition_of(model, batch, STAGES[config.stage], dtype)
-    image = _sample(config, model, example, condition)
+    image = sampled_image(config, model, example, condition)
     row = [Picture.photo(f"sampled: {example.caption}", image)]
     if "image" in batch:
         row.append(Picture.photo("of the data", np.asarray(batch["image"][0])))
@@ -41,8 +41,15 @@ def pictures(config: Any, experiment: Experiment, model: Model, example: Example
     return row
 
 
-def _sample(config: Any, model: Model, example: Example, condition: Condition) -> np.ndarray:
-    """Returns one image in [-1, 1]."""
+def sampled_image(config: Any, model: Model, example: Example, condition: Condition) -> np.ndarray:
+    """Returns one image in [-1, 1] of an example's caption under a condition.
+
+    Args:
+      config: of the run.
+      model: as far as it is trained.
+      example: of the evaluation set.
+      condition: that the image obeys; may be empty.
+    """
     dtype = jnp.dtype(config.dtype)
     latents = compose_latents(
         model,

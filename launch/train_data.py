@@ -20,6 +20,10 @@ from input_pipeline.stream import Helpers, Stream, StreamConfig, batches, plan_o
 from launch.train_request import SCENES, TrainError, TrainRequest
 from sd_jax.training.mesh import global_batch, process_share
 
+# What pictures are labelled with, and what buckets are made of; neither is in every batch.
+_LABELS = ("captions",)
+_SIZES = ("height", "width")
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchNeeds:
@@ -217,7 +221,7 @@ def _open(
                     "--config.latents, .text and .exemplars"
                 )
             height, width = request.sizes[0]
-            fields = [field for field in wanted if field in known]
+            fields = [field for field in (*wanted, *_LABELS) if field in known]
             return Scenes(
                 seed=request.config.scenes_seed + world, size=(height, width), fields=fields
             )
@@ -230,15 +234,12 @@ def _open(
                 "(launch.prepare_data), or encode them in training (--config.latents, .text, "
                 ".exemplars)"
             )
-        return ShardedRecords(item, (*wanted, *_sizes(records)))
+        beside = [field for field in (*_LABELS, *_SIZES) if field in records.fields]
+        return ShardedRecords(item, tuple(dict.fromkeys((*wanted, *beside))))
     except ValueError as error:
         if str(error) not in problems:
             problems.append(str(error))
         return None
-
-
-def _sizes(records: ShardedRecords) -> tuple[str, ...]:
-    return tuple(field for field in ("height", "width") if field in records.fields)
 
 
 def keys_of(choices: Mapping[str, str]) -> tuple[str, ...]:

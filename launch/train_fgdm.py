@@ -12,7 +12,6 @@ from fgdm_jax.distill import attention_paths, check_layers
 from fgdm_jax.graph import VARIABLES, FactorGraph, parse_graph
 from fgdm_jax.load import FGDMConfig, named_paths
 from fgdm_jax.losses import Distillation, GraphLoss
-from fgdm_jax.networks import NetworkSettings
 from input_pipeline.stream import Helpers
 from launch.setting_checks import collect
 from launch.train_data import BatchNeeds, keys_of
@@ -21,6 +20,7 @@ from launch.train_fgdm_start import Start
 from launch.train_fgdm_start import plan_start as plan_start_of
 from launch.train_request import TrainRequest
 from launch.train_system import Experiment, Sizes, System
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.tokenizer import load_tokenizer
 
 _CHOICES = {"adapter": ("time", "plain"), "adapter_start": ("zero", "random")}

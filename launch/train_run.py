@@ -273,7 +273,7 @@ class Run:
             self._frozen,
             self._eval_batches,
             self._keys[_EVAL],
-            num_buckets=_EVAL_BUCKETS,
+            num_buckets=_EVAL_BUCKETS if self._experiment.has_timesteps else 1,
             num_train_timesteps=self._experiment.config.schedule.num_train_timesteps,
             place=self._place_numbers,
         )

@@ -1,7 +1,7 @@
-"""What tells one system's runs from another's: Compose and Conquer, or FG-DM.
+"""What tells one system's runs from another's: Compose and Conquer, FG-DM, or their prior.
 
 A system turns settings into a starting point, a loss with what it trains and wants in a batch, and
-pictures to look at. All else is the same for both (`launch.training`, `launch.train_run`).
+pictures to look at. All else is the same for all (`launch.training`, `launch.train_run`).
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Experiment:
       trainable: patterns of the parameters that it trains.
       components: of the model that the loss uses.
       needs: what it wants in a batch.
+      has_timesteps: whether its loss depends on a timestep, so that evaluation tells it by those.
     """
 
     config: Any
@@ -70,6 +71,7 @@ class Experiment:
     trainable: tuple[str, ...]
     components: frozenset[str]
     needs: BatchNeeds
+    has_timesteps: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One of the two systems.
+    """What is trained: one of the two systems, or the Stable Diffusion that they stand on.
 
     Attributes:
       components: that its checkpoints hold.
@@ -116,6 +118,7 @@ class System:
       plan_start: where a run starts; raises TrainError or ValueError.
       make_experiment: the run that a request asks for, of a model.
       pictures: a row of them, of an example, by the model as far as it is trained.
+      needs_init: whether there is no starting from nothing.
     """
 
     components: Sequence[Component]
@@ -124,18 +127,23 @@ class System:
     plan_start: Callable[[TrainRequest], Start]
     make_experiment: Callable[[TrainRequest, Sizes], Experiment]
     pictures: Callable[[Any, Experiment, Model, Example], list[Picture]]
+    needs_init: bool = True
 
 
 def system_of(config: Any) -> System:
     """Returns the system that a config is of; imports no other.
 
     Args:
-      config: of `configs/cnc.py` or `configs/fgdm.py`.
+      config: of `configs/cnc.py`, `configs/fgdm.py` or `configs/prior.py`.
     """
     if config.system == "cnc":
         from launch.train_cnc import CNC
 
         return CNC
+    if config.system == "prior":
+        from launch.train_prior import PRIOR
+
+        return PRIOR
     from launch.train_fgdm import FGDM
 
     return FGDM

@@ -62,7 +62,7 @@ def plan_run(config: Any, workdir: str) -> Plan:
     problems += system.setting_problems(config)
     folder = RunFolder(request.workdir)
     has_model = is_converted(folder.model)
-    if not request.init and not has_model:
+    if not request.init and not has_model and system.needs_init:
         problems.append("init is empty; name checkpoints to start from, such as Stable Diffusion's")
     if problems:
         if request.init and not has_model:

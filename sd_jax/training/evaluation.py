@@ -83,7 +83,7 @@ def evaluate(
     num_train_timesteps: int,
     place: Callable[[Any], Any] = jnp.asarray,
 ) -> dict[str, float]:
-    """Returns the mean loss of each bucket ("loss_000_099") and of all ("loss").
+    """Returns the mean loss of all ("loss"), and of each bucket ("loss_000_099") if there are some.
 
     Args:
       eval_step: of `make_eval_step`, compiled.
@@ -91,7 +91,7 @@ def evaluate(
       frozen: the others.
       batches: of the fixed set, on the devices.
       key: of the fixed noise.
-      num_buckets: equal ranges of timesteps.
+      num_buckets: equal ranges of timesteps; 1 for a loss that does not depend on them.
       num_train_timesteps: of the schedule.
       place: puts numbers that all devices need on them.
     """
@@ -108,6 +108,8 @@ def evaluate(
     if not first_row:
         raise ValueError("the evaluation set is empty")
     means = sums / first_row
+    if num_buckets == 1:
+        return {"loss": float(means[0])}
     width = num_train_timesteps / num_buckets
     named = {
         f"loss_{int(number * width):03d}_{int((number + 1) * width) - 1:03d}": float(mean)

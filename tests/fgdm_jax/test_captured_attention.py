@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fgdm_jax import predict_noise, predict_with_attention
-from fgdm_jax.networks import NetworkSettings
 from sd_jax.attention import attention_weights
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.testing import quick_jit
 
 

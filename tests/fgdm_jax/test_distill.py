@@ -12,7 +12,7 @@ import pytest
 
 from fgdm_jax import distill, predict_with_attention
 from fgdm_jax.distill import attention_maps, choose_layers, distillation_loss
-from fgdm_jax.networks import NetworkSettings
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.testing import formula_normal, quick_jit, relative_rms
 
 SIZE = (4, 6)

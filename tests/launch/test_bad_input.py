@@ -14,6 +14,7 @@ import sd_jax.load
 from configs.cnc import get_config as get_cnc_config
 from configs.fgdm import get_config as get_fgdm_config
 from configs.prepare import get_config as get_prepare_config
+from configs.prior import get_config as get_prior_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
 from tests.launch.commands import launch
@@ -188,6 +189,8 @@ def test_config_arguments_suggest_the_nearest_name(argument, expected):
     [
         *("sample", "convert", "export", "demo", "prepare_data", "inspect_data", "train"),
         "train --config=configs/fgdm.py:factor=depth",
+        "train --config=configs/prior.py:stage=unet",
+        "make_tokenizer",
     ],
 )
 def test_help_names_every_setting(command):
@@ -203,6 +206,8 @@ def test_help_names_every_setting(command):
         "inspect_data": ["--data", "--[no]verify"],
         "train": [f"    {key} " for key in get_cnc_config()],
         "train --config=configs/fgdm.py:factor=depth": [f"    {key} " for key in get_fgdm_config()],
+        "train --config=configs/prior.py:stage=unet": [f"    {key} " for key in get_prior_config()],
+        "make_tokenizer": ["--data", "--output"],
     }
     for part in expected[command]:
         assert part in done.stdout

@@ -1,0 +1,102 @@
+r"""Training of a Stable Diffusion from nothing: `launch.train`.
+
+    python -m launch.train --config=configs/prior.py:stage=autoencoder --workdir=runs/autoencoder
+    python -m launch.train --config=configs/prior.py:stage=towers --workdir=runs/towers \
+        --config.tokenizer=runs/tokenizer
+    python -m launch.train --config=configs/prior.py:stage=unet --workdir=runs/unet \
+        --config.init=runs/autoencoder,runs/towers
+
+    stage         trains                               starts from (init)
+    autoencoder   images and maps to latents and back  nothing
+    towers        CLIP's text and image encoders       nothing
+    unet          the noise prediction, from text      the workdirs of the two
+
+What `init` holds is trained further, what it lacks is new, of the sizes below. The defaults are
+those of the scenes prior, which ships with the project (docs/prior.md).
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import training
+from configs.common import parse_arg, unknown_name
+
+BASE = "configs.training"
+"""Where the settings stand that all training runs share, for --help."""
+
+STAGES = {
+    "autoencoder": {
+        "global_batch_size": 16,
+        "learning_rate": 2e-3,
+        "num_steps": 3000,
+        "schedule": "cosine",
+        # An autoencoder sees no text, so its pictures are what it makes of examples.
+        "guidance_scale": 1.0,
+        "drop_caption": 0.0,
+    },
+    "towers": {
+        "global_batch_size": 128,
+        "learning_rate": 1e-3,
+        "num_steps": 4000,
+        "schedule": "cosine",
+        "sample_every": 0,
+        "drop_caption": 0.0,
+    },
+    "unet": {
+        "global_batch_size": 32,
+        "learning_rate": 1e-3,
+        "num_steps": 40000,
+        "schedule": "cosine",
+        "ema_decay": 0.999,
+        "guidance_scale": 3.0,
+    },
+}
+"""Settings by stage."""
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the config; `arg` is `stage=`."""
+    args = parse_arg(arg, stage="unet")
+    if args["stage"] not in STAGES:
+        raise ValueError(unknown_name("stage", args["stage"], STAGES))
+    config = training.get_config()
+
+    # What is trained.
+    config.system = "prior"  # a Stable Diffusion
+    config.stage = args["stage"]  # set by :stage=
+    config.maps = "segmentation,depth,normal,sketch,foreground_depth,background_depth"
+    # ^ pictures that the autoencoder sees beside images
+    config.image_share = 0.5  # probability of an image, not a map
+    config.kl_weight = 1e-5  # of the latents' divergence from a standard normal
+    config.temperature = 0.07  # of the similarities of images and texts
+    config.tokenizer = ""  # folder (launch.make_tokenizer) for new towers; CLIP's own unless given
+    config.prediction_type = "v_prediction"  # or epsilon: of a new UNet
+
+    # Sizes of what is new.
+    config.norm_groups = 8  # of the autoencoder's and the UNet's norms
+    config.latent_channels = 4
+    config.autoencoder_channels = "16,32,64"  # by level, from pixels to latents
+    config.autoencoder_layers = 1  # ResnetBlocks of a level
+    config.unet_channels = "64,128,192"  # by level
+    config.unet_attention = "1,1,1"  # which levels attend, 0 or 1
+    config.unet_layers = 1  # ResnetBlocks of a level
+    config.unet_heads = 4
+    config.text_width = 128
+    config.text_layers = 3
+    config.image_size = 64  # of the image tower's input
+    config.image_patch = 8  # side of its patches
+    config.image_width = 128
+    config.image_layers = 4
+    config.tower_heads = 4  # of both towers
+
+    config.data = "scenes"
+    config.sizes = "64x64"
+    config.warmup_steps = 100
+    config.max_grad_norm = 1.0
+    config.log_every = 50
+    config.eval_every = 1000
+    config.sample_every = 1000
+    config.save_every = 500
+    config.update(STAGES[config.stage])
+    return config.lock()

@@ -1,0 +1,185 @@
+"""A Stable Diffusion of one's own, from nothing to a folder that diffusers draws with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnc_jax.load import CnCConfig
+from configs import prior
+from launch.train_request import TrainError
+from launch.training import plan_run, train
+from sd_jax.convert.component import COMPONENTS
+from sd_jax.encoding import posterior_of
+from sd_jax.load import load, open_checkpoints
+from sd_jax.typing import flat_params
+from tests.launch.commands import launched
+
+SMALL = {
+    "num_steps": 3,
+    "warmup_steps": 1,
+    "global_batch_size": 8,
+    "log_every": 1,
+    "eval_every": 3,
+    "eval_examples": 8,
+    "sample_every": 0,
+    "save_every": 3,
+    "writers": "json",
+    "norm_groups": 4,
+    "autoencoder_channels": "8,8,8",
+    "maps": "depth,segmentation",
+    "unet_channels": "8,8",
+    "unet_attention": "1,0",
+    "unet_heads": 2,
+    "text_width": 16,
+    "text_layers": 1,
+    "image_width": 16,
+    "image_layers": 1,
+    "image_size": 16,
+    "tower_heads": 2,
+    "ema_decay": 0.0,
+}
+
+
+def config_of(stage: str, **settings: Any) -> Any:
+    config = prior.get_config(f"stage={stage}")
+    with config.unlocked():
+        config.update({**SMALL, **settings})
+    return config
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    return list(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    said = launched("make_tokenizer", f"--output={folder}", "--examples=200", "--max_length=32")
+    assert "from 1000 captions" in said
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tokenizer) -> dict[str, Path]:
+    """Returns a run of each stage."""
+    folder = tmp_path_factory.mktemp("prior")
+    paths = {stage: folder / stage for stage in prior.STAGES}
+    pictures = {"sample_every": 3, "num_samples": 1, "sample_steps": 2}
+    assert train(config_of("autoencoder", **pictures), str(paths["autoencoder"]))
+    assert train(config_of("towers", tokenizer=str(tokenizer)), str(paths["towers"]))
+    init = f"{paths['autoencoder']},{paths['towers']}"
+    assert train(config_of("unet", init=init, ema_decay=0.9, **pictures), str(paths["unet"]))
+    return paths
+
+
+def test_each_stage_tells_its_own_numbers(runs):
+    for stage, name in (("autoencoder", "train/psnr"), ("towers", "train/accuracy")):
+        lines = metrics(runs[stage])
+        assert any(name in line for line in lines), stage
+        evaluations = [line for line in lines if "eval/loss" in line]
+        assert len(evaluations) == 2
+        # There are no timesteps to tell it by.
+        assert not any(key.startswith("eval/loss_") for line in evaluations for key in line)
+    assert any("eval/loss_000_099" in line for line in metrics(runs["unet"]))
+    for stage in ("autoencoder", "unet"):
+        assert list((runs[stage] / "images").rglob("*.png")), stage
+
+
+def test_a_stage_trains_its_own_components(runs):
+    start = open_checkpoints([runs["unet"] / "model"], COMPONENTS).load(CnCConfig)
+    for stage, names in (("autoencoder", ["vae"]), ("towers", ["text_encoder", "image_encoder"])):
+        trained = load(runs[stage]).params
+        assert sorted(trained) == sorted(names)
+        for name in names:
+            before = open_checkpoints([runs[stage] / "model"], COMPONENTS).load(CnCConfig)
+            learned = [
+                not np.array_equal(value, flat_params(before.params[name])[path])
+                for path, value in flat_params(trained[name]).items()
+            ]
+            assert sum(learned) > 0.9 * len(learned)
+            # The next stage starts from what was learned.
+            for path, value in flat_params(start.params[name]).items():
+                np.testing.assert_array_equal(value, flat_params(trained[name])[path])
+
+
+def test_latents_are_scaled_to_unit_variance(runs):
+    from input_pipeline.scenes import Scenes
+
+    model = load(runs["unet"])
+    assert model.config.schedule.prediction_type == "v_prediction"
+    images = [Scenes(seed=1, fields=("image",)).arrays(index)["image"] for index in range(32)]
+    images = np.stack(images).astype(np.float32) / 127.5 - 1
+    latents = (
+        posterior_of(model, {"image": jnp.asarray(images)}).mean * model.config.vae.scaling_factor
+    )
+    assert float(np.std(latents)) == pytest.approx(1.0, rel=0.2)
+
+
+def test_diffusers_draws_with_the_exported_folder(runs, tmp_path):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    arguments = (f"--checkpoint={runs['unet']}", f"--output={tmp_path / 'folder'}")
+    launched("export", "--layout=diffusers", *arguments)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path / "folder", safety_checker=None, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        "a red ball in a meadow",
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images[0]
+    assert image.shape == (64, 64, 3)
+    assert image.std() > 0
+    assert (tmp_path / "folder" / "image_encoder" / "config.json").is_file()
+
+
+def test_a_run_keeps_its_settings(runs):
+    config = config_of("towers", num_steps=5, schedule="constant", eval_every=0)
+    with pytest.raises(TrainError, match=r"was started with other settings: .*schedule was"):
+        plan_run(config, str(runs["towers"]))
+
+
+def test_everything_wrong_is_told_at_once(tmp_path):
+    config = config_of(
+        "unet",
+        maps="depht",
+        image_share=0.0,
+        temperature=0.0,
+        unet_channels="8,9",
+        unet_attention="1",
+        image_patch=5,
+        tokenizer=str(tmp_path / "nowhere"),
+        prediction_type="sample",
+    )
+    with pytest.raises(TrainError) as caught:
+        plan_run(config, str(tmp_path / "run"))
+    for part in (
+        "maps: unknown variable 'depht'; did you mean 'depth'?",
+        "image_share must be above 0",
+        "temperature must be above 0",
+        "unet_channels: 9 is no multiple of norm_groups, 4",
+        "unet_attention must be 0 or 1 for each of the 2 unet_channels, got '1'",
+        "image_size is 16, no multiple of image_patch, 5",
+        "nowhere; launch.make_tokenizer makes one",
+        "prediction_type: unknown value 'sample'",
+    ):
+        assert part in str(caught.value), part
+
+
+def test_what_a_stage_needs_is_named(tmp_path):
+    with pytest.raises(TrainError, match=r"nothing lacks vae, text_encoder, which\s+stage unet"):
+        plan_run(config_of("unet"), str(tmp_path / "run"))
+    with pytest.raises(TrainError, match="stage towers draws no pictures"):
+        plan_run(config_of("towers", sample_every=1), str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="unknown stage 'autoencode'; did you mean"):
+        prior.get_config("stage=autoencode")
