@@ -33,6 +33,9 @@ _VARIABLE = flags.DEFINE_string(
     None,
     "Of FG-DM, whose adapter goes by upstream's name, which says none; all others by their own.",
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "float16", "bfloat16"], "Type to write; that of the checkpoint."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it is there.")
 
 
@@ -40,6 +43,7 @@ def main() -> None:
     """Runs the command."""
     with command():
         from launch.components import components_of
+        from sd_jax.convert.cast import cast_weights
         from sd_jax.convert.export import (
             export_diffusers,
             export_ldm,
@@ -55,6 +59,8 @@ def main() -> None:
             )
         components = components_of(_VARIABLE.value)
         weights = weights_of_converted(open_directory(_CHECKPOINT.value, components))
+        if _DTYPE.value is not None:
+            weights = cast_weights(weights, _DTYPE.value)
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers
         write(weights, components, _OUTPUT.value, overwrite=_OVERWRITE.value)
         if _LAYOUT.value == "ldm" and not _OUTPUT.value.endswith(".safetensors"):

@@ -125,7 +125,7 @@ def test_diffusers_draws_with_the_exported_folder(runs, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     arguments = (f"--checkpoint={runs['unet']}", f"--output={tmp_path / 'folder'}")
-    launched("export", "--layout=diffusers", *arguments)
+    launched("export", "--layout=diffusers", "--dtype=float16", *arguments)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         tmp_path / "folder", safety_checker=None, local_files_only=True
     )
