@@ -24,7 +24,7 @@ def test_drawing():
     for picture in names["pictures"].values():
         assert picture.shape == (2, 64, 64, 3)
         assert np.isfinite(picture).all()
-    assert names["expected_early"].shape == (2, 8, 8, 4)
+    assert names["early"].shape == (2, 8, 8, 4)
 
 
 def test_every_setting_has_its_place():
