@@ -28,7 +28,7 @@ from fgdm_jax.examples import (
 )
 from fgdm_jax.graph import Factor, FactorGraph, check_graph
 from fgdm_jax.load import FGDMConfig
-from fgdm_jax.networks import FactorNetworks
+from fgdm_jax.networks import Captured, FactorNetworks
 from sd_jax.encoding import Batch, text_of
 from sd_jax.losses import Mean, draw, min_snr_weights, prediction_target, squared_errors
 from sd_jax.model import Model
@@ -240,21 +240,21 @@ class GraphLoss:
         student = FactorNetworks(model, variable, self.settings)
         teacher = FactorNetworks(model, None, self.settings)
         inputs, layers = (latents, timesteps, text), self.distillation.layers
+        # What is captured is computed anyway. Only what the distance adds stands in the condition:
+        # XLA's CPU backend runs branches on one core.
+        prediction, ours = student.with_attention(*inputs)
 
-        def with_distance() -> tuple[Array, Array]:
-            prediction, ours = student.with_attention(*inputs)
+        def distances(ours: Captured) -> Array:
             _, theirs = teacher.with_attention(*inputs)
             _, height, width, _ = latents.shape
             both = distillation_loss(ours, theirs, (height, width), layers=layers)
-            return prediction, both.self_attention + both.cross_attention
+            return both.self_attention + both.cross_attention
 
         if self.distillation.every == 1:
-            return with_distance()
-        return jax.lax.cond(
-            (jnp.asarray(step) + 1) % self.distillation.every == 0,
-            with_distance,
-            lambda: (student(*inputs), jnp.zeros(latents.shape[0])),
-        )
+            return prediction, distances(ours)
+        is_due = (jnp.asarray(step) + 1) % self.distillation.every == 0
+        nothing = jnp.zeros(latents.shape[0])
+        return prediction, jax.lax.cond(is_due, distances, lambda ours: nothing, ours)
 
     def _is_distilled(self, variable: str) -> bool:
         """Returns whether a factor is kept near the prior: an adapter that sees the text alone."""
