@@ -13,7 +13,7 @@ The same command on the same workdir goes on where the last one stopped. Scales:
 
     paper       batch 32, 512x512, AdamW 1e-5, float32 as published
     single_gpu  the same steps on one 24 GB card: bfloat16, microbatches, 8-bit moments
-    scenes      a tiny model on the procedural world, minutes on a CPU
+    scenes      steps for a tiny model (init) on the procedural world, under an hour on a CPU
 
 `condition=canny` trains the local fuser on edges instead of depth. docs/training.md has hours and
 memory for each stage and card.

@@ -25,6 +25,8 @@ from configs.common import parse_arg, unknown_name
 BASE = "configs.training"
 """Where the settings stand that all training runs share, for --help."""
 
+MAPS = "segmentation,depth,normal,sketch,foreground_depth,background_depth"
+
 STAGES = {
     "autoencoder": {
         "global_batch_size": 16,
@@ -65,8 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # What is trained.
     config.system = "prior"  # a Stable Diffusion
     config.stage = args["stage"]  # set by :stage=
-    config.maps = "segmentation,depth,normal,sketch,foreground_depth,background_depth"
-    # ^ pictures that the autoencoder sees beside images
+    config.maps = MAPS  # pictures that the autoencoder sees beside images
     config.image_share = 0.5  # probability of an image, not a map
     config.kl_weight = 1e-5  # of the latents' divergence from a standard normal
     config.temperature = 0.07  # of the similarities of images and texts
@@ -75,19 +76,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # Sizes of what is new.
     config.norm_groups = 8  # of the autoencoder's and the UNet's norms
-    config.latent_channels = 4
+    config.latent_channels = 4  # of the latents
     config.autoencoder_channels = "16,32,64"  # by level, from pixels to latents
     config.autoencoder_layers = 1  # ResnetBlocks of a level
-    config.unet_channels = "64,128,192"  # by level
+    config.unet_channels = "48,96,96"  # by level
     config.unet_attention = "1,1,1"  # which levels attend, 0 or 1
     config.unet_layers = 1  # ResnetBlocks of a level
-    config.unet_heads = 4
-    config.text_width = 128
-    config.text_layers = 3
+    config.unet_heads = 4  # of every attention
+    config.text_width = 128  # of the text tower
+    config.text_layers = 2  # of the text tower
     config.image_size = 64  # of the image tower's input
     config.image_patch = 8  # side of its patches
-    config.image_width = 128
-    config.image_layers = 4
+    config.image_width = 96  # of the image tower
+    config.image_layers = 3  # of the image tower
     config.tower_heads = 4  # of both towers
 
     config.data = "scenes"

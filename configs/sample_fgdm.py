@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.prompt = ""  # what to see
     config.negative_prompt = ""  # what guidance leads away from
     config.long_prompts = "cut"  # or "chunks": prompts of more than 75 tokens
-    config.palette = "coco"  # classes and colours of segmentations; or ade20k, scenes, ...
+    config.palette = ""  # classes and colours of segmentations: that of the runs, or coco
     config.objects = ""  # classes asked for; those that the prompt names unless given
 
     # How many.

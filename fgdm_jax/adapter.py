@@ -245,5 +245,6 @@ def parents_problem(adapter: AdapterConfig, unet: UNetConfig, factor: Factor) ->
         return None
     return (
         f"the adapter of {factor.variable} sees {adapter.in_channels} channels, but with "
-        f"{len(factor.parents) or 'no'} parents it would see {expected}"
+        f"{len(factor.parents) or 'no'} parents it would see {expected}; give it as many parents "
+        "as it was trained with"
     )

@@ -71,7 +71,8 @@ def _leave(status: int) -> None:
 
 def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
     if not _HELP.isdisjoint(argv):
-        print(_help((settings and _named_settings(argv)) or settings))
+        module, argument = (settings and _named_settings(argv)) or (settings, None)
+        print(_help(module, argument))
         raise SystemExit(0)
     try:
         rest = flags.FLAGS(argv)
@@ -86,11 +87,11 @@ def _parse_flags(settings: str | None, argv: list[str]) -> list[str]:
     return rest
 
 
-def _named_settings(argv: list[str]) -> str | None:
-    """Returns the module of the config file that the flags name, if it is one of the project's."""
-    named = re.search(r"\bconfigs/(\w+)\.py\b", " ".join(argv[1:]))
+def _named_settings(argv: list[str]) -> tuple[str, str | None] | None:
+    """Returns the module and argument of the config file that the flags name, if it is ours."""
+    named = re.search(r"\bconfigs/(\w+)\.py(?::(\S+))?", " ".join(argv[1:]))
     module = f"configs.{named[1]}" if named else ""
-    return module if named and importlib.util.find_spec(module) else None
+    return (module, named[2]) if named and importlib.util.find_spec(module) else None
 
 
 def _in_words(cause: BaseException, argv: list[str]) -> str:
@@ -110,11 +111,14 @@ def _in_words(cause: BaseException, argv: list[str]) -> str:
     return text
 
 
-def _help(settings: str | None) -> str:
+def _help(settings: str | None, argument: str | None) -> str:
     parts = [inspect.cleandoc(sys.modules["__main__"].__doc__ or "")]
     parts.append(flags.FLAGS.main_module_help().rstrip())
     if settings is not None:
-        parts.append(describe_settings(settings))
+        try:
+            parts.append(describe_settings(settings, argument))
+        except ValueError as error:
+            _fail(str(error))
     return "\n\n".join(parts)
 
 

@@ -18,6 +18,7 @@ from launch.draw_request import DrawRequest
 from launch.setting_checks import RequestError, collect
 
 _GREY = ("depth", "foreground_depth", "background_depth", "sketch", "canny")
+_NO_COLOURS = ("1", "L", "I", "F", "I;16", "I;16B")
 _LARGEST_STRETCH = 1.1
 _MOST_WITHOUT_CLASS = 0.05
 
@@ -101,8 +102,15 @@ def _read(classes: Palette, name: str, path: Path, size: tuple[int, int]) -> np.
                 "height, width)"
             )
     if name == "segmentation":
+        picture = open_picture(path)
+        if picture.mode in _NO_COLOURS:
+            raise ImageFileError(
+                f"given: {path} is a grey picture, but a segmentation is given in the colours of "
+                f"the palette {classes.name}, not as numbers of classes; palette.json beside "
+                "drawn maps lists the colours"
+            )
         # Colours are never mixed.
-        image = Image.fromarray(rgb_on_black(path, open_picture(path)))
+        image = Image.fromarray(rgb_on_black(path, picture))
         pixels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
         return pixels.astype(np.float32) / 127.5 - 1.0
     if name in _GREY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -124,6 +125,8 @@ class DrawOutputs:
             [row for row in rows if row], title=self._request.config.prompt or None
         )
         write_png(self.record.folder / "contact_sheet.png", sheet)
+        if "segmentation" in (*self._maps, *self._request.given):
+            self._write_palette()
         return self.record.finish(
             objects=list(scores.objects),
             draws=[
@@ -136,6 +139,17 @@ class DrawOutputs:
             ],
             chosen=[seeds[draw] for draw in chosen],
         )
+
+    def _write_palette(self) -> None:
+        """Writes the colours of the classes, for those who edit maps: palette.json."""
+        palette = self._request.palette
+        content = {
+            "palette": palette.name,
+            "void": _hexadecimal(palette.void_colour),
+            "classes": dict(zip(palette.classes, map(_hexadecimal, palette.colours), strict=True)),
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        (self.record.folder / "palette.json").write_text(text, encoding="utf-8")
 
     def _row(self, draw: int, scores: Scores) -> list[Picture]:
         seed = self._request.seeds[draw]
@@ -164,3 +178,7 @@ class DrawOutputs:
         else:
             drawn = picture_of(variable, decode_map(variable, decoded))
         return np.asarray(drawn)
+
+
+def _hexadecimal(colour: Sequence[int] | np.ndarray) -> str:
+    return "#" + "".join(f"{int(value):02x}" for value in colour)

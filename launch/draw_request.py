@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.common import split_list
+from configs.sample_fgdm import GRAPHS
 from fgdm_jax.graph import VARIABLES, Factor, FactorGraph, Mode, parse_graph, sampling_order
 from fgdm_jax.graph import unknown_name as unknown_variable
 from fgdm_jax.load import named_paths
@@ -19,15 +20,17 @@ from launch.setting_checks import (
     choice_problems,
     collect,
     count_problems,
-    output_problems,
     scale_problems,
     seed_problems,
     size_problems,
 )
+from launch.train_changes import PALETTE
+from sd_jax.training.run_folder import RunFolder
 
+_USUAL_PALETTE = "coco"
 _CHOICES = {
     **SAMPLING_CHOICES,
-    "palette": PALETTE_NAMES,
+    "palette": ("", *PALETTE_NAMES),
     "mode": get_args(Mode),
     "hand_over": get_args(HandOver),
 }
@@ -134,13 +137,12 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
     problems += scale_problems(config, "guidance_scale", "map_guidance_scale")
     problems += scale_problems(config, "conditioning_scale")
     problems += choice_problems(config, _CHOICES)
-    problems += output_problems(config)
     if config.num_images > config.num_draws:
         problems.append(
             f"num_images is {config.num_images}, but there are only num_draws={config.num_draws} "
             "sets of maps to make images of"
         )
-    graph: FactorGraph = collect(problems, lambda: parse_graph(config.graph)) or ()
+    graph: FactorGraph = collect(problems, lambda: _graph(config)) or ()
     given = collect(problems, lambda: _given(config)) or {}
     order: FactorGraph = ()
     if graph:
@@ -148,10 +150,11 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
         found = collect(problems, lambda: sampling_order(graph, wanted, given))
         problems += [] if found is None else _order_problems(config, wanted or (), found, given)
         order = found or ()
-    classes = palette(config.palette if config.palette in PALETTE_NAMES else "coco")
+    checkpoints = _checkpoints(config, graph, problems)
+    classes = palette(collect(problems, lambda: _palette(config, checkpoints)) or _USUAL_PALETTE)
     request = DrawRequest(
         config=config,
-        checkpoints=_checkpoints(config, graph, problems),
+        checkpoints=checkpoints,
         graph=graph,
         order=order,
         given=given,
@@ -161,6 +164,11 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
         objects=collect(problems, lambda: _objects(config, classes)) or (),
     )
     return request, problems
+
+
+def _graph(config: Any) -> FactorGraph:
+    """Returns the graph, which may go by the name of a preset."""
+    return parse_graph(GRAPHS.get(config.graph, config.graph))
 
 
 def _given(config: Any) -> dict[str, Path]:
@@ -224,6 +232,34 @@ def _checkpoints(
     unnamed = "segmentation" if "segmentation" in adapters or not adapters else adapters[0]
     items = collect(problems, lambda: named_paths(paths, unnamed)) or []
     return tuple((variable, Path(path)) for variable, path in items)
+
+
+def _palette(config: Any, checkpoints: Sequence[tuple[str, Path]]) -> str:
+    """Returns the name of the palette: that of the config, of the runs, or the usual one."""
+    if config.palette:
+        return config.palette if config.palette in PALETTE_NAMES else _USUAL_PALETTE
+    trained = {str(path): palette_of_run(path) for _, path in checkpoints}
+    names = {name for name in trained.values() if name in PALETTE_NAMES}
+    if len(names) > 1:
+        told = ", ".join(f"{path} {name}" for path, name in trained.items() if name)
+        raise ValueError(
+            f"palette: the runs were trained on several ({told}); set --config.palette to that of "
+            "the segmentations that are drawn"
+        )
+    return names.pop() if names else _USUAL_PALETTE
+
+
+def palette_of_run(path: Path) -> str | None:
+    """Returns the name of the palette that a training run saw; None if it is no run, or saw none.
+
+    Args:
+      path: of a checkpoint: perhaps a run's folder, or RUN/checkpoints/STEP.
+    """
+    for folder in (path, path.parent.parent):
+        settings = RunFolder(folder).settings() if RunFolder(folder).record.is_file() else None
+        if settings is not None:
+            return settings.get(PALETTE)
+    return None
 
 
 def _keep(config: Any, order: FactorGraph, problems: list[str]) -> tuple[int, ...]:

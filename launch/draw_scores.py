@@ -37,14 +37,14 @@ class Scores:
     recall: np.ndarray | None
     order: tuple[int, ...]
 
-    def missing(self, draw: int) -> list[str]:
-        """Returns the objects that a draw does not show.
+    def missing(self, draw: int) -> list[str] | None:
+        """Returns the objects that a draw does not show; None if none were looked for.
 
         Args:
           draw: its number.
         """
         if self.shares is None:
-            return []
+            return None
         shares = self.shares[draw]
         return [name for name, share in zip(self.objects, shares, strict=True) if share < MIN_SHARE]
 

@@ -21,10 +21,10 @@ from launch.draw_fit import fit_problems, needed_components
 from launch.draw_inputs import Given, doubts, read_given
 from launch.draw_outputs import DrawOutputs
 from launch.draw_painter import Painter
-from launch.draw_request import DrawRequest, parse_request
+from launch.draw_request import DrawRequest, palette_of_run, parse_request
 from launch.draw_scores import Scores, score
 from launch.sample_safety import flagged_images
-from launch.setting_checks import RequestError, collect
+from launch.setting_checks import RequestError, collect, output_problems
 from sd_jax.load import Opened, cast_params, open_each
 from sd_jax.samplers import make_sampler
 from sd_jax.sampling import SamplerTable
@@ -117,6 +117,7 @@ def _check(config: Any) -> _Checked:
     """
     request, problems = parse_request(config)
     settings_are_right = not problems
+    problems += output_problems(config)
     given = collect(problems, lambda: read_given(request)) if settings_are_right else None
     opened: Opened | None = None
     if request.checkpoints:
@@ -159,6 +160,13 @@ def _doubts(request: DrawRequest) -> list[str]:
     config = request.config
     if not config.prompt.strip():
         found.append("the prompt is empty")
+    for _, path in request.checkpoints:
+        trained = palette_of_run(path)
+        if "segmentation" in request.maps and trained not in (None, request.palette.name):
+            found.append(
+                f"{path} was trained on segmentations of the palette {trained}, but palette is "
+                f"{request.palette.name}"
+            )
     if request.is_chosen and not request.scores:
         reason = (
             "no segmentation is drawn"
@@ -242,3 +250,9 @@ def _tell(request: DrawRequest, scores: Scores) -> None:
     print(f"objects {source}: {', '.join(scores.objects)}\n{table.text()}")
     best = scores.order[0]
     print(f"best: seed {request.seeds[best]}, {scores.label(best)}", flush=True)
+    if scores.recall is not None and not scores.recall.any():
+        print(
+            "no draw shows any of them: draw more (num_draws), name others (objects), or set the "
+            f"palette of the segmentations, if it is not {request.palette.name}",
+            flush=True,
+        )

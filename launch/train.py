@@ -2,6 +2,9 @@ r"""Training, on one device or many, that goes on where it was stopped.
 
 python -m launch.train --config=configs/cnc.py:stage=local --workdir=runs/local \
     --config.init=uni.ckpt --config.data=shards/coco
+
+configs/cnc.py trains Compose and Conquer, configs/fgdm.py FG-DM, configs/prior.py a Stable
+Diffusion from nothing; --config=FILE --help shows the settings of each.
 """
 
 from __future__ import annotations

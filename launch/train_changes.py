@@ -8,6 +8,9 @@ from typing import Any
 ORDER = "data_order"
 """Name, among the settings, of the hash of the data and its order."""
 
+PALETTE = "palette"
+"""Name, among the settings, of that of the segmentations' classes and colours, if one is known."""
+
 # What may change between two starts of a run without changing its results.
 _FREE = frozenset(
     {
@@ -59,7 +62,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     free = _FREE - {"num_steps", "num_epochs"} if decays else _FREE
     found = [
         f"{name} was {old[name]!r} and is {new[name]!r}"
-        for name in sorted(old.keys() & new.keys() - {ORDER})
+        for name in sorted(old.keys() & new.keys() - {ORDER, PALETTE})
         if name not in free and old[name] != new[name]
     ]
     # The order follows from settings, which say it better than its hash.

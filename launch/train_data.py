@@ -73,6 +73,12 @@ class RunData:
         config = self.request.config
         return config.num_steps or max(1, math.ceil(config.num_epochs * self.steps_per_epoch))
 
+    @property
+    def palette(self) -> str | None:
+        """Name of the classes and colours of its segmentations; None without, or if they differ."""
+        names = {source.palette for source in self.sources if "segmentation" in source.fields}
+        return names.pop() if len(names) == 1 else None
+
     def stream(self, mesh: Mesh, start_step: int) -> Stream:
         """Returns this process's training batches from a step on.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs.common import split_list, unknown_name
+from configs.fgdm import GRAPHS
 from fgdm_jax.convert import COMPONENTS, adapter_name
 from fgdm_jax.distill import attention_paths, check_layers
 from fgdm_jax.graph import VARIABLES, FactorGraph, parse_graph
@@ -65,7 +66,7 @@ def graph_of(config: Any) -> FactorGraph:
     Raises:
       ValueError: lists everything that is wrong with it.
     """
-    return parse_graph(config.graph)
+    return parse_graph(GRAPHS.get(config.graph, config.graph))
 
 
 def trained_of(config: Any, graph: FactorGraph) -> tuple[str, ...]:

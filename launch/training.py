@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from launch.setting_checks import collect
-from launch.train_changes import ORDER, changes, starts_anew
+from launch.train_changes import ORDER, PALETTE, changes, starts_anew
 from launch.train_data import open_data
 from launch.train_request import TrainError, parse_request
 from launch.train_run import Plan, Run
@@ -96,7 +96,7 @@ def plan_run(config: Any, workdir: str) -> Plan:
         problems += request.optimizer(data.num_steps).problems()
     if problems or mesh is None or experiment is None or data is None:
         raise TrainError(problems)
-    settings = {**config.to_dict(), ORDER: data.fingerprint}
+    settings = {**config.to_dict(), ORDER: data.fingerprint, PALETTE: data.palette}
     # A run that was refused before its first checkpoint may be tried again in any other way.
     differing = changes(old, settings) if old is not None and not is_new else []
     if differing and not config.accept_changes:

@@ -97,7 +97,7 @@ def open_each(
         except ValueError as error:
             errors.append(error)
     if len(errors) > 1:
-        raise CheckpointError("\n".join(map(str, errors)))
+        raise CheckpointError("\n- ".join(map(str, errors)))
     if errors:
         raise errors[0]
     configs: dict[str, Any] = {}

@@ -18,11 +18,13 @@ from fgdm_jax.draw import draw
 from fgdm_jax.testing import smallest_config, with_adapters
 from input_pipeline.palettes import palette
 from launch.components import AnyConfig, components_of
+from launch.draw_request import DrawRequest, palette_of_run, parse_request
 from launch.draw_scores import Scores
 from launch.drawing import draw_from_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.store import save_model
 from sd_jax.testing import random_params
+from sd_jax.training.run_folder import RunFolder
 
 SEEN = {
     **dict.fromkeys(("segmentation", "depth", "foreground_depth", "background_depth"), 1),
@@ -87,7 +89,11 @@ def test_the_best_of_several_maps_becomes_the_image(best_of_three, capsys):
         assert len(item["missing"]) == round(3 * (1 - item["recall"]))
     files = {path.name for path in best_of_three.iterdir()}
     maps = {f"{seed:06d}_segmentation.png" for seed in range(3)}
-    others = {"contact_sheet.png", "predictions.png", "record.json"}
+    colours = json.loads((best_of_three / "palette.json").read_text())
+    assert colours["classes"]["ball"] == "#{:02x}{:02x}{:02x}".format(
+        *palette("scenes").colours[palette("scenes").classes.index("ball")]
+    )
+    others = {"contact_sheet.png", "predictions.png", "record.json", "palette.json"}
     assert files == {*maps, f"{best:06d}.png", *others}
     assert set(content["seconds"]) == {"load", "conditions", "maps", "scores", "images"}
 
@@ -287,6 +293,7 @@ def test_problems_are_listed_together(checkpoint, tmp_path):
         ({"checkpoint": ""}, "checkpoint is empty"),
         ({"checkpoint": "dpeth=a.pth"}, "unknown variable 'dpeth'; did you mean 'depth'?"),
         ({"graph": "segmentation, image<segmentation"}, "image sees 8 channels, but with 1"),
+        ({"graph": "image"}, "image sees 8 channels, but with 1"),
         ({"graph": "pose"}, "no adapter_pose in"),
         ({"graph": "segmentation@100x64"}, "multiples of 64, got (100, 64)"),
         (
@@ -311,7 +318,16 @@ def test_given_maps_that_do_not_fit(checkpoint, tmp_path):
     Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(file)
     found = problems(checkpoint, tmp_path / "out", given=f"segmentation={file}")
     assert f"{file} is 64 x 128, but is needed as 64 x 64 (segmentation)" in found
+    # The output's own problem hides none of the files'.
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "record.json").write_text("{}")
+    with pytest.raises(ValueError, match="is 64 x 128") as caught:
+        drawn(checkpoint, tmp_path / "taken", given=f"segmentation={file}")
+    assert "holds the record of another run" in str(caught.value)
     square = tmp_path / "square.png"
+    Image.fromarray(np.full((64, 64), 18, np.uint8)).save(square)
+    found = problems(checkpoint, tmp_path / "out", given=f"segmentation={square}")
+    assert f"{square} is a grey picture" in found
     Image.fromarray(np.full((64, 64, 3), 70, np.uint8)).save(square)
     found = problems(checkpoint, tmp_path / "out", given=f"image={square}")
     assert "given: image is seen by nothing that is drawn" in found
@@ -360,3 +376,43 @@ def test_sizes_and_steps_of_one_factor(checkpoint, tmp_path):
 def test_half_precision(checkpoint, tmp_path):
     folder = drawn(checkpoint, tmp_path / "out", "controlnet", dtype="bfloat16")
     assert pixels(folder, "000000.png").shape == (64, 64, 3)
+
+
+def test_without_objects_nothing_is_missing_and_nothing_there(checkpoint, tmp_path):
+    folder = drawn(checkpoint, tmp_path / "out", wanted="segmentation", prompt="nothing")
+    assert [(item["recall"], item["missing"]) for item in record(folder)["draws"]] == [(None, None)]
+
+
+def test_runs_tell_their_palette(checkpoint, tmp_path, monkeypatch):
+    def parsed(*names: str | None, palette: str = "") -> tuple[DrawRequest, list[str]]:
+        config = sample_fgdm.get_config("graph=chain")
+        paths = []
+        for index, name in enumerate(names):
+            folder = RunFolder(tmp_path / f"run{index}")
+            folder.path.mkdir(exist_ok=True)
+            folder.write({"palette": name})
+            paths.append(str(folder.path))
+        config.update({"checkpoint": ",".join(paths), "palette": palette, "prompt": "a ball"})
+        return parse_request(config)
+
+    assert parsed("scenes")[0].palette.name == "scenes"
+    assert parsed(None, "ade20k")[0].palette.name == "ade20k"
+    assert parsed(None)[0].palette.name == "coco"
+    assert palette_of_run(tmp_path / "run0" / "checkpoints" / "7") is None
+    assert parsed("scenes", palette="coco")[0].palette.name == "coco"
+    assert palette_of_run(tmp_path / "run0" / "checkpoints" / "7") == "scenes"
+    _, problems = parsed("scenes", "coco")
+    assert any("palette: the runs were trained on several" in text for text in problems)
+
+
+def test_another_palette_than_the_runs_warns(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.drawing.palette_of_run", lambda path: "coco")
+    with pytest.warns(UserWarning, match="was trained on segmentations of the palette coco"):
+        drawn(checkpoint, tmp_path / "out", wanted="segmentation")
+
+
+def test_draws_that_show_nothing_say_so(checkpoint, tmp_path, monkeypatch, capsys):
+    scores = Scores(("ball",), np.zeros((2, 1)), np.zeros(2), (0, 1))
+    monkeypatch.setattr("launch.drawing.score", lambda request, pictures: scores)
+    drawn(checkpoint, tmp_path / "out", wanted="segmentation", num_draws=2, objects="ball")
+    assert "no draw shows any of them: draw more (num_draws)" in capsys.readouterr().out

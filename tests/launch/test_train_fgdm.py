@@ -20,6 +20,7 @@ from launch.training import plan_run
 from sd_jax.convert.store import open_converted, save_model
 from sd_jax.samplers import make_sampler
 from sd_jax.schedule import make_schedule
+from sd_jax.training.run_folder import RunFolder
 from sd_jax.training.trained import open_directory
 from sd_jax.typing import flat_params
 from tests.launch.tiny_training import SETTINGS, metrics
@@ -154,6 +155,9 @@ def test_two_factors_learn_and_leave_the_prior_alone(tmp_path, prior):
     plan_ = plan(workdir, "image", **settings)
     with plan_.folder.held(), Run(plan_) as run:
         assert run.train()
+    settings = RunFolder(workdir).settings()
+    assert settings is not None
+    assert settings["palette"] == "scenes"
     distances = metrics(workdir, "train/distance_segmentation")
     assert [step for step, value in distances.items() if value > 1e-9] == [5, 10]
     for name in ("segmentation", "image"):
