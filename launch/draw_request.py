@@ -168,7 +168,8 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
 
 def _graph(config: Any) -> FactorGraph:
     """Returns the graph, which may go by the name of a preset."""
-    return parse_graph(GRAPHS.get(config.graph, config.graph))
+    text = str(config.graph)
+    return parse_graph(GRAPHS.get(text, text))
 
 
 def _given(config: Any) -> dict[str, Path]:

@@ -66,7 +66,8 @@ def graph_of(config: Any) -> FactorGraph:
     Raises:
       ValueError: lists everything that is wrong with it.
     """
-    return parse_graph(GRAPHS.get(config.graph, config.graph))
+    text = str(config.graph)
+    return parse_graph(GRAPHS.get(text, text))
 
 
 def trained_of(config: Any, graph: FactorGraph) -> tuple[str, ...]:
