@@ -48,7 +48,8 @@ def component_json(name: str, config: Any) -> dict[str, Any]:
     library, class_name = _CLASSES[name]
     if library == "diffusers":
         return {"_class_name": class_name, **content}
-    return {"architectures": [class_name], **content}
+    # transformers would compute in the type of the file; diffusers computes in float32 beside it.
+    return {"architectures": [class_name], "dtype": "float32", **content}
 
 
 def scheduler_json(schedule: ScheduleConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs import fgdm
+from configs import fgdm, sample_fgdm
 from configs.common import parse_arg
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +39,13 @@ def test_every_factor_is_explained():
 
 
 def test_commands_name_settings_that_there_are():
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))
-    words = shlex.split(blocks.replace("\\\n", " "))
-    config = fgdm.get_config()
-    for word in words:
-        if match := re.match(r"--config\.(\w+)=", word):
-            assert match[1] in config, word
-        elif match := re.match(r"--config=configs/fgdm\.py:(.*)", word):
-            fgdm.get_config(match[1])
-            assert parse_arg(match[1], factor="", scale="")
+    known = {"train": set(fgdm.get_config()), "sample": set(sample_fgdm.get_config())}
+    commands = re.findall(r"python -m launch\.(\w+)((?:[^\n]*\\\n)*[^\n]*)", PAGE)
+    assert {module for module, _ in commands} == set(known)
+    for module, rest in commands:
+        for word in shlex.split(rest.replace("\\\n", " ")):
+            if match := re.match(r"--config\.(\w+)=", word):
+                assert match[1] in known[module], word
+            elif match := re.match(r"--config=configs/fgdm\.py:(.*)", word):
+                fgdm.get_config(match[1])
+                assert parse_arg(match[1], factor="", scale="")
