@@ -41,6 +41,11 @@ class LocalFuserConfig:
     stem_channels: tuple[int, ...] = (32, 64, 64, 64)
     inject_channels: tuple[int, ...] = (192, 256, 384, 512)
 
+    @property
+    def downsampling(self) -> int:
+        """Pixels of a map per latent along each side: two strides in the stem, and one after it."""
+        return 8
+
 
 class FDN(nn.Module):
     """Feature denormalisation: GroupNorm(x) (1 + conv_gamma(f)) + conv_beta(f).

@@ -109,6 +109,13 @@ def make_static(
     if depth_maps is not None and condition.depth_gains is not None:
         gains = broadcast_layers(condition.depth_gains, batch, depth_maps.shape[1])
         depth_maps = jnp.clip(depth_maps * gains[:, :, None, None, None], 0.0, 1.0)
+    if depth_maps is not None:
+        # Maps are as large as images. Latents of another autoencoder than Stable Diffusion's may
+        # not be an eighth of that, which is what the fuser makes of its maps.
+        scale = model.config.local_fuser.downsampling
+        size = (*depth_maps.shape[:2], scale * height, scale * width, depth_maps.shape[-1])
+        if depth_maps.shape != size:
+            depth_maps = jax.image.resize(depth_maps, size, "bilinear")
     return Static(context, num_text_tokens, bias, depth_maps)
 
 

@@ -23,9 +23,6 @@ from sd_jax.sampling import SamplerTable
 from sd_jax.tokenizer import Tokenizer
 from sd_jax.typing import Array
 
-# The stems of the local fuser make maps as small as the latents of Stable Diffusion's autoencoder.
-_SHRINKAGE = 8
-
 
 class Painter:
     """A model with a request's texts, given variables and samplers.
@@ -122,7 +119,7 @@ class Painter:
           batch_size: to which everything is filled up.
         """
         config = self.request.config
-        height, width = (_SHRINKAGE * side for side in self._drawing.sizes["image"])
+        height, width = self.request.size("image")
         pictures = {**maps, **self._hints}
         layers = [_filled(pictures[name], batch_size) for name in layer_names]
         shape = (batch_size, height, width)

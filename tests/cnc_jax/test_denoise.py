@@ -15,6 +15,7 @@ from cnc_jax.denoise import prepare, prepared_denoise_fn
 from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.testing import quick_jit, relative_rms
 from sd_jax.unet import UNet
+from sd_jax.vae import VAEConfig
 
 predict = quick_jit(predict_noise, static_argnames=("dtype",))
 
@@ -248,3 +249,26 @@ def test_a_model_without_unet(model, inputs):
 def test_text_that_does_not_fit(model, inputs, shape):
     with pytest.raises(ValueError, match=r"expected \[2, tokens, 24\]"):
         predict_noise(model, inputs.latents, inputs.timesteps, jnp.zeros(shape))
+
+
+def test_maps_are_as_large_as_images_whatever_the_autoencoder(model, inputs):
+    """Where latents are a quarter of the image, maps are enlarged to what the fuser takes."""
+    vae = VAEConfig(block_out_channels=(8, 8, 8))
+    quarter = dataclasses.replace(model, config=dataclasses.replace(model.config, vae=vae))
+    whole = inputs.condition.depth_maps
+    maps = whole[:, :, ::2, ::2]
+    ours, theirs = (
+        predict(item, inputs.latents, inputs.timesteps, inputs.text, condition)
+        for item, condition in (
+            (quarter, inputs.condition.replace(depth_maps=maps)),
+            (
+                model,
+                inputs.condition.replace(
+                    depth_maps=jax.image.resize(maps, whole.shape, "bilinear")
+                ),
+            ),
+        )
+    )
+    assert relative_rms(ours, theirs) <= 1e-6
+    with pytest.raises(ValueError, match="latents of 6 x 8 are images of 24 x 32"):
+        predict(quarter, inputs.latents, inputs.timesteps, inputs.text, inputs.condition)
