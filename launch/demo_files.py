@@ -10,7 +10,8 @@ from PIL import Image
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
-from sd_jax.convert.export import export_diffusers, weights_of_model
+from sd_jax.convert.export import export_diffusers
+from sd_jax.convert.weights import weights_of_model
 
 
 def write_demo_files(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _VARIABLE = flags.DEFINE_string(
     None,
     "Of FG-DM, whose adapter goes by upstream's name, which says none; all others by their own.",
 )
+_ONLY = flags.DEFINE_list("only", [], "Components to write, such as adapter_depth; all if empty.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "float16", "bfloat16"], "Type to write; that of the checkpoint."
 )
@@ -44,12 +45,9 @@ def main() -> None:
     with command():
         from launch.components import components_of
         from sd_jax.convert.cast import cast_weights
-        from sd_jax.convert.export import (
-            export_diffusers,
-            export_ldm,
-            untold_by_shapes,
-            weights_of_converted,
-        )
+        from sd_jax.convert.export import export_diffusers, export_ldm, untold_by_shapes
+        from sd_jax.convert.select import select_components
+        from sd_jax.convert.weights import weights_of_converted
         from sd_jax.training.trained import is_directory, open_directory
 
         if not is_directory(_CHECKPOINT.value):
@@ -59,6 +57,8 @@ def main() -> None:
             )
         components = components_of(_VARIABLE.value)
         weights = weights_of_converted(open_directory(_CHECKPOINT.value, components))
+        if _ONLY.value:
+            weights = select_components(weights, _ONLY.value)
         if _DTYPE.value is not None:
             weights = cast_weights(weights, _DTYPE.value)
         write = export_ldm if _LAYOUT.value == "ldm" else export_diffusers

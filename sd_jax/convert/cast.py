@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sd_jax.convert.export import ExportError, Weights
+from sd_jax.convert.weights import ExportError, Weights
 
 
 def cast_weights(weights: Weights, dtype: Any) -> Weights:

@@ -17,10 +17,11 @@ from fgdm_jax.adapter import AdapterConfig
 from fgdm_jax.convert import COMPONENTS, UPSTREAM_PREFIX, adapter_component, components
 from sd_jax.controlnet import ControlNetConfig
 from sd_jax.convert.component import UNET as UNET_COMPONENT
-from sd_jax.convert.export import Weights, tensors_in_layout
+from sd_jax.convert.export import tensors_in_layout
 from sd_jax.convert.ldm_buffers import ldm_buffers
 from sd_jax.convert.load import plan_loading
 from sd_jax.convert.source import CheckpointError, Source
+from sd_jax.convert.weights import Weights
 from sd_jax.files import LazyTensor
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.typing import flat_params

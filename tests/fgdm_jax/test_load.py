@@ -16,16 +16,12 @@ from fgdm_jax.convert import COMPONENTS, UPSTREAM_PREFIX, adapter_component, com
 from fgdm_jax.load import named_paths
 from fgdm_jax.testing import random_model, smallest_config
 from sd_jax.convert.component import UNET as UNET_COMPONENT
-from sd_jax.convert.export import (
-    export_diffusers,
-    export_ldm,
-    weights_of_converted,
-    weights_of_model,
-)
+from sd_jax.convert.export import export_diffusers, export_ldm
 from sd_jax.convert.ldm_buffers import ldm_buffers
 from sd_jax.convert.load import plan_loading
 from sd_jax.convert.source import CheckpointError, open_source
 from sd_jax.convert.store import open_converted, save_plans
+from sd_jax.convert.weights import weights_of_converted, weights_of_model
 from sd_jax.files import open_tensors, write_safetensors, write_torch
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.typing import flat_params

@@ -12,7 +12,8 @@ import fgdm_jax
 import fgdm_jax.testing
 from fgdm_jax.adapter import Adapter, AdapterConfig
 from fgdm_jax.convert import COMPONENTS
-from sd_jax.convert.export import export_diffusers, weights_of_model
+from sd_jax.convert.export import export_diffusers
+from sd_jax.convert.weights import weights_of_model
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.testing import relative_rms
 

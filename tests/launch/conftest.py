@@ -10,10 +10,11 @@ import pytest
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
 from launch.demo_files import write_demo_files
-from sd_jax.convert.export import export_ldm, weights_of_model
+from sd_jax.convert.export import export_ldm
 from sd_jax.convert.load import plan_loading
 from sd_jax.convert.source import open_source
 from sd_jax.convert.store import save_plans
+from sd_jax.convert.weights import weights_of_model
 from sd_jax.model import Model
 
 # Of the UNet; no file in the original layout tells them.

@@ -13,14 +13,10 @@ import pytest
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import tiny_config
 from launch.converting import ConvertRequest, convert
-from sd_jax.convert.export import (
-    export_diffusers,
-    export_ldm,
-    weights_of_converted,
-    weights_of_model,
-)
+from sd_jax.convert.export import export_diffusers, export_ldm
 from sd_jax.convert.source import COMPONENTS_KEY, CheckpointError, open_source
 from sd_jax.convert.store import open_converted
+from sd_jax.convert.weights import weights_of_converted, weights_of_model
 from sd_jax.files import LazyTensor, open_tensors, read_metadata, write_safetensors
 from sd_jax.load import open_checkpoints
 from sd_jax.schedule import ScheduleConfig

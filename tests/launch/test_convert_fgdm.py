@@ -11,8 +11,9 @@ import fgdm_jax
 from fgdm_jax.convert import components
 from fgdm_jax.testing import random_model, smallest_config
 from launch.converting import ConvertRequest, convert
-from sd_jax.convert.export import export_ldm, weights_of_model
+from sd_jax.convert.export import export_ldm
 from sd_jax.convert.store import save_model
+from sd_jax.convert.weights import weights_of_model
 from sd_jax.files import open_tensors
 from sd_jax.typing import flat_params
 from tests.launch.commands import launched

@@ -16,7 +16,8 @@ from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
 from configs.sample import get_config
 from launch.sampling import sample_from_config
-from sd_jax.convert.export import export_diffusers, weights_of_model
+from sd_jax.convert.export import export_diffusers
+from sd_jax.convert.weights import weights_of_model
 from sd_jax.safety_checker import SafetyCheckerConfig
 from tests.launch.commands import ROOT, launched
 from tests.launch.tiny_networks import write_dpt

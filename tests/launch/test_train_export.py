@@ -23,14 +23,9 @@ from launch.train_request import parse_request
 from launch.training import train
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.convert.component import LayoutName
-from sd_jax.convert.export import (
-    export_diffusers,
-    export_ldm,
-    tensors_in_layout,
-    weights_of_converted,
-    weights_of_model,
-)
+from sd_jax.convert.export import export_diffusers, export_ldm, tensors_in_layout
 from sd_jax.convert.source import CheckpointError, open_source
+from sd_jax.convert.weights import weights_of_converted, weights_of_model
 from sd_jax.files import LazyTensor, open_tensors, write_safetensors
 from sd_jax.testing import formula_normal, formula_tensors
 from sd_jax.training.run_folder import RunFolder

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
-from sd_jax.convert.export import export_diffusers, weights_of_model
+from sd_jax.convert.export import export_diffusers
+from sd_jax.convert.weights import weights_of_model
 from tests.input_pipeline.tiny_dpt import write_dpt as write_dpt
 
 

@@ -9,7 +9,8 @@ import pytest
 from sd_jax.clip import CLIPTextConfig
 from sd_jax.convert.cast import cast_weights
 from sd_jax.convert.component import COMPONENTS
-from sd_jax.convert.export import ExportError, export_ldm, weights_of_model
+from sd_jax.convert.export import export_ldm
+from sd_jax.convert.weights import ExportError, weights_of_model
 from sd_jax.files import open_tensors
 from sd_jax.load import load
 from sd_jax.model import StableDiffusionConfig

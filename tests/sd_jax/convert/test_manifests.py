@@ -14,8 +14,9 @@ from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuserConfig
 from sd_jax.clip import CLIPTextConfig
 from sd_jax.controlnet import ControlNetConfig
-from sd_jax.convert.export import Weights, tensors_in_layout
+from sd_jax.convert.export import tensors_in_layout
 from sd_jax.convert.load import plan_loading
+from sd_jax.convert.weights import Weights
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig
