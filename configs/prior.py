@@ -12,7 +12,7 @@ r"""Training of a Stable Diffusion from nothing: `launch.train`.
     unet          the noise prediction, from text      the workdirs of the two
 
 What `init` holds is trained further, what it lacks is new, of the sizes below. The defaults are
-those of the scenes prior, which ships with the project (docs/prior.md).
+for the scenes, 64 x 64 pictures; docs/prior.md tells more.
 """
 
 from __future__ import annotations

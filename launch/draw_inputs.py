@@ -18,7 +18,7 @@ from launch.draw_request import DrawRequest
 from launch.setting_checks import RequestError, collect
 
 _GREY = ("depth", "foreground_depth", "background_depth", "sketch", "canny")
-_NO_COLOURS = ("1", "L", "I", "F", "I;16", "I;16B")
+_NO_COLOURS = ("1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _LARGEST_STRETCH = 1.1
 _MOST_WITHOUT_CLASS = 0.05
 

@@ -30,8 +30,11 @@ class DrawOutputs:
 
     def __init__(self, request: DrawRequest, given: Mapping[str, np.ndarray]) -> None:
         self._request = request
+        config = request.config.copy_and_resolve_references()
+        # What the runs told; a repetition may not find them.
+        config.palette = request.palette.name
         self.record = Record(
-            request.config,
+            config,
             request.given.values(),
             dict.fromkeys(path for _, path in request.checkpoints),
         )

@@ -151,7 +151,9 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
         problems += [] if found is None else _order_problems(config, wanted or (), found, given)
         order = found or ()
     checkpoints = _checkpoints(config, graph, problems)
-    classes = palette(collect(problems, lambda: _palette(config, checkpoints)) or _USUAL_PALETTE)
+    classes = palette(
+        collect(problems, lambda: _palette(config, checkpoints, order)) or _USUAL_PALETTE
+    )
     request = DrawRequest(
         config=config,
         checkpoints=checkpoints,
@@ -167,9 +169,13 @@ def parse_request(config: Any) -> tuple[DrawRequest, list[str]]:
 
 
 def _graph(config: Any) -> FactorGraph:
-    """Returns the graph, which may go by the name of a preset."""
-    text = str(config.graph)
-    return parse_graph(GRAPHS.get(text, text))
+    """Returns the graph, which is written out; names of presets follow the config file's."""
+    if config.graph in GRAPHS and config.graph not in VARIABLES:
+        raise ValueError(
+            f"graph: {config.graph!r} is the name of a preset; write "
+            f"--config=configs/sample_fgdm.py:graph={config.graph}"
+        )
+    return parse_graph(config.graph)
 
 
 def _given(config: Any) -> dict[str, Path]:
@@ -235,19 +241,20 @@ def _checkpoints(
     return tuple((variable, Path(path)) for variable, path in items)
 
 
-def _palette(config: Any, checkpoints: Sequence[tuple[str, Path]]) -> str:
+def _palette(config: Any, checkpoints: Sequence[tuple[str, Path]], order: FactorGraph) -> str:
     """Returns the name of the palette: that of the config, of the runs, or the usual one."""
     if config.palette:
         return config.palette if config.palette in PALETTE_NAMES else _USUAL_PALETTE
     trained = {str(path): palette_of_run(path) for _, path in checkpoints}
     names = {name for name in trained.values() if name in PALETTE_NAMES}
-    if len(names) > 1:
+    seen = {name for factor in order for name in (factor.variable, *factor.parents)}
+    if len(names) > 1 and "segmentation" in seen:
         told = ", ".join(f"{path} {name}" for path, name in trained.items() if name)
         raise ValueError(
             f"palette: the runs were trained on several ({told}); set --config.palette to that of "
             "the segmentations that are drawn"
         )
-    return names.pop() if names else _USUAL_PALETTE
+    return names.pop() if len(names) == 1 else _USUAL_PALETTE
 
 
 def palette_of_run(path: Path) -> str | None:
@@ -256,11 +263,15 @@ def palette_of_run(path: Path) -> str | None:
     Args:
       path: of a checkpoint: perhaps a run's folder, or RUN/checkpoints/STEP.
     """
-    for folder in (path, path.parent.parent):
-        settings = RunFolder(folder).settings() if RunFolder(folder).record.is_file() else None
-        if settings is not None:
-            return settings.get(PALETTE)
-    return None
+    run = RunFolder(path.parent.parent if path.parent.name == "checkpoints" else path)
+    if not run.record.is_file():
+        return None
+    try:
+        settings = run.settings()
+    except ValueError:
+        # Opening it as a checkpoint tells what is wrong.
+        return None
+    return (settings or {}).get(PALETTE)
 
 
 def _keep(config: Any, order: FactorGraph, problems: list[str]) -> tuple[int, ...]:

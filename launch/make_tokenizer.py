@@ -22,6 +22,8 @@ _LENGTH = flags.DEFINE_integer("max_length", 77, "Longest prompt, in tokens.", 3
 def main() -> None:
     """Runs the command."""
     with command():
+        if Path(_OUTPUT.value).exists():
+            raise ValueError(f"{_OUTPUT.value}: is there already; name another folder")
         # Imported here, so that --help and a wrong flag answer at once.
         from input_pipeline.scenes import Scenes
         from input_pipeline.shards import ShardedRecords
@@ -34,6 +36,8 @@ def main() -> None:
         source = Scenes(fields=fields) if is_scenes else ShardedRecords(_DATA.value, fields)
         count = min(_EXAMPLES.value, len(source))
         texts = [str(text) for index in range(count) for text in source[index]["captions"]]
+        if not texts:
+            raise ValueError(f"{_DATA.value}: has no captions in its first {count} records")
         vocabulary = learn_vocabulary(
             texts, max_merges=_MERGES.value, model_max_length=_LENGTH.value
         )
@@ -46,6 +50,8 @@ def main() -> None:
             f"captions, the longest of {longest} tokens",
             file=sys.stderr,
         )
+        if longest > _LENGTH.value:
+            print(f"warning: longer ones are cut at --max_length={_LENGTH.value}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ _FREE = frozenset(
 _MADE_FROM = (
     *("init", "num_heads", "use_ema", "stage", "seed", "num_layers", "depth_streams"),
     *("latents", "text", "exemplars"),
+    # The scale of new latents is measured.
+    *("data", "eval_data", "sizes", "scenes_seed"),
     *("system", "graph", "trained", "adapter", "adapter_start"),
     *("tokenizer", "prediction_type", "norm_groups", "latent_channels", "autoencoder_channels"),
     *("autoencoder_layers", "unet_channels", "unet_attention", "unet_layers", "unet_heads"),

@@ -149,7 +149,7 @@ class RunData:
         return found
 
     def examples(self, count: int) -> dict[str, Any]:
-        """Returns the first examples of the evaluation set with captions, on the host.
+        """Returns the first examples of the evaluation set on the host, captions too if it has any.
 
         All processes get the same.
 
@@ -157,7 +157,8 @@ class RunData:
           count: of the examples.
         """
         config = self._fixed(count)
-        keys = tuple(dict.fromkeys((*config.keys, "captions")))
+        labels = _LABELS if all("captions" in item.fields for item in self.eval_sources) else ()
+        keys = tuple(dict.fromkeys((*config.keys, *labels)))
         config = dataclasses.replace(config, keys=keys)
         with batches(
             self.eval_sources, config, helpers=self.needs.helpers, stop_step=1, prefetch=0

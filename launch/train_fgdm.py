@@ -66,8 +66,12 @@ def graph_of(config: Any) -> FactorGraph:
     Raises:
       ValueError: lists everything that is wrong with it.
     """
-    text = str(config.graph)
-    return parse_graph(GRAPHS.get(text, text))
+    if config.graph in GRAPHS and config.graph not in VARIABLES:
+        raise ValueError(
+            f"graph: {config.graph!r} is the name of a preset; write "
+            f"--config=configs/fgdm.py:factor={config.graph}"
+        )
+    return parse_graph(config.graph)
 
 
 def trained_of(config: Any, graph: FactorGraph) -> tuple[str, ...]:

@@ -69,11 +69,12 @@ class Pictures:
         model = Model(merge_params(params, frozen), self._experiment.config)
         rows = [
             self._system.pictures(self._config, self._experiment, model, self._example(model, i))
-            for i in range(len(self._examples["captions"]))
+            for i in range(len(next(iter(self._examples.values()))))
         ]
         return contact_sheet(rows, title=f"step {step}")
 
     def _example(self, model: Model, index: int) -> Example:
+        captions = self._examples.get("captions")
         batch = {
             name: jnp.asarray(values[index : index + 1])
             for name, values in self._examples.items()
@@ -81,7 +82,7 @@ class Pictures:
         }
         return Example(
             batch,
-            self._examples["captions"][index][:_LABEL_LETTERS],
+            captions[index][:_LABEL_LETTERS] if captions is not None else str(index),
             jax.vmap(jax.random.key)(jnp.asarray([self._config.seed + index], jnp.uint32)),
             self._table,
             self._negative(model, jnp.dtype(self._config.dtype)),

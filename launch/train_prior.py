@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from cnc_jax.load import CnCConfig
 from cnc_jax.losses import NoiseLoss
-from cnc_jax.networks import NetworkSettings
+from cnc_jax.networks import NetworkSettings as CnCNetworkSettings
 from configs.common import split_list, unknown_name
 from fgdm_jax.graph import VARIABLES
 from input_pipeline.stream import Helpers
@@ -21,6 +21,7 @@ from launch.train_system import Experiment, Sizes, System
 from sd_jax.autoencoder_loss import AutoencoderLoss
 from sd_jax.contrastive_loss import ContrastiveLoss
 from sd_jax.convert.component import COMPONENTS
+from sd_jax.network_settings import NetworkSettings
 from sd_jax.schedule import PredictionType
 from sd_jax.tokenizer import load_tokenizer
 
@@ -57,6 +58,11 @@ def setting_problems(config: Any) -> list[str]:
         )
     if config.stage == "towers" and config.sample_every and config.num_samples:
         problems.append("stage towers draws no pictures; set sample_every to 0")
+    if config.stage == "towers" and config.accumulation > 1:
+        problems.append(
+            f"accumulation is {config.accumulation}, but an image is compared with all captions of "
+            "its batch; stage towers takes no microbatches"
+        )
     return problems + _size_problems(config)
 
 
@@ -66,10 +72,12 @@ def _size_problems(config: Any) -> list[str]:
     ]
     groups, heads = max(config.norm_groups, 1), max(config.tower_heads, 1)
     for name in ("autoencoder_channels", "unet_channels"):
-        widths = collect(problems, lambda name=name: integers(config, name)) or ()
+        widths = collect(problems, lambda name=name: integers(config, name))
+        if widths == ():
+            problems.append(f"{name} is empty; give a width for each level")
         problems += [
             f"{name}: {width} is no multiple of norm_groups, {groups}"
-            for width in widths
+            for width in widths or ()
             if width < 1 or width % groups
         ]
     attention = collect(problems, lambda: integers(config, "unet_attention")) or ()
@@ -79,6 +87,12 @@ def _size_problems(config: Any) -> list[str]:
             f"unet_attention must be 0 or 1 for each of the {levels} unet_channels, got "
             f"{config.unet_attention!r}"
         )
+    heads_of_unet = max(config.unet_heads, 1)
+    problems += [
+        f"unet_channels: {width} is no multiple of unet_heads, {heads_of_unet}"
+        for width in collect([], lambda: integers(config, "unet_channels")) or ()
+        if width % heads_of_unet
+    ]
     problems += [
         f"{name} is {config[name]}, no multiple of tower_heads, {heads}"
         for name in ("text_width", "image_width")
@@ -107,7 +121,8 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         tokenizer=functools.partial(tokenizer, warn=False),
         exemplar_size=None if vision is None else vision.image_size,
     )
-    settings = NetworkSettings(config.dtype, config.attention, config.remat)
+    choices = (config.dtype, config.attention, config.remat)
+    settings = NetworkSettings(*choices)
     if stage == "autoencoder":
         maps = tuple(split_list(config.maps))
         loss = AutoencoderLoss(model_config, maps, config.image_share, config.kl_weight, settings)
@@ -117,7 +132,12 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         towers = ContrastiveLoss(model_config, tokenizer.eos_id, config.temperature, settings)
         needs = BatchNeeds(("exemplar_images", "input_ids"), (), helpers)
         return Experiment(model_config, towers, patterns, frozenset(TRAINED[stage]), needs, False)
-    noise = NoiseLoss(model_config, "base", settings, min_snr_gamma=config.min_snr_gamma)
+    noise = NoiseLoss(
+        model_config,
+        "base",
+        CnCNetworkSettings(*choices),
+        min_snr_gamma=config.min_snr_gamma,
+    )
     components = {"unet"}
     if config.latents == "encode":
         components.add("vae")

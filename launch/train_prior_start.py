@@ -35,11 +35,11 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
 """Components that a stage trains."""
 
 _NEEDED: Mapping[str, tuple[str, ...]] = {"unet": ("vae", "text_encoder")}
-_EXAMPLES = 64
+_EXAMPLES, _SLICE = 64, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class PriorSizes:
     """What is known of the model before weights are made or read.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class PriorStart:
     """A starting point, checked, of which no weight has been read.
 
     Attributes:
@@ -67,7 +67,7 @@ class Start:
     request: TrainRequest
     found: Opened | None
     new: Mapping[str, Any]
-    opened: Sizes
+    opened: PriorSizes
 
     def write(self, folder: Path) -> str:
         """Writes the starting point as a converted directory; returns in words what was done.
@@ -107,14 +107,21 @@ class Start:
 
     def _scaled(self, config: VAEConfig, params: Any) -> VAEConfig:
         """Returns sizes with the scaling factor that gives latents the variance 1."""
-        data = open_data(self.request, BatchNeeds(("image",), (), Helpers()))
-        images = jnp.asarray(data.examples(_EXAMPLES)["image"])
-        plain = dataclasses.replace(config, scaling_factor=1.0)
-        latents = jax.jit(encode_images, static_argnums=0)(plain, params, images)
-        return dataclasses.replace(config, scaling_factor=float(1.0 / jnp.std(latents)))
+        is_cached = self.request.config.latents == "cached"
+        keys = ("latent_mean", "latent_logvar") if is_cached else ("image",)
+        examples = open_data(self.request, BatchNeeds(keys, (), Helpers())).examples(_EXAMPLES)
+        if is_cached:
+            latents = examples["latent_mean"]
+        else:
+            plain = dataclasses.replace(config, scaling_factor=1.0)
+            encode = jax.jit(encode_images, static_argnums=0)
+            # A few at a time: the memory of an encoder's first level is many times an image's.
+            slices = np.split(examples["image"], range(_SLICE, _EXAMPLES, _SLICE))
+            latents = np.concatenate([encode(plain, params, jnp.asarray(item)) for item in slices])
+        return dataclasses.replace(config, scaling_factor=float(1.0 / np.std(latents)))
 
 
-def plan_start(request: TrainRequest) -> Start:
+def plan_start(request: TrainRequest) -> PriorStart:
     """Returns the starting point of a run; reads sizes, no weights.
 
     Args:
@@ -140,8 +147,14 @@ def plan_start(request: TrainRequest) -> Start:
     schedule = ScheduleConfig(prediction_type=config.prediction_type)
     if found is not None and "unet" in configs:
         schedule = found.schedule
+    problems = []
     tokenizer = found.tokenizer if found is not None else None
-    if tokenizer is None and config.tokenizer:
+    if config.tokenizer and "text_encoder" in configs:
+        problems.append(
+            "tokenizer is for a new text encoder, but init holds one, which knows its own; leave "
+            "it empty"
+        )
+    elif config.tokenizer:
         tokenizer = Path(config.tokenizer)
     new = {
         name: _new_sizes(config, name, configs, tokenizer)
@@ -149,9 +162,20 @@ def plan_start(request: TrainRequest) -> Start:
         if name not in configs
     }
     configs.update(new)
+    if stage == "towers":
+        width = configs["text_encoder"].hidden_size
+        compared = configs["image_encoder"].projection_dim
+        if width != compared:
+            problems.append(
+                f"the text encoder is {width} wide and the image encoder makes embeddings of "
+                f"{compared}, which are compared; set text_width to that, or name both or none "
+                "in init"
+            )
+    if problems:
+        raise TrainError(problems)
     order = [item.name for item in COMPONENTS if item.name in configs]
-    sizes = Sizes({name: configs[name] for name in order}, schedule, tokenizer)
-    return Start(request, found, new, sizes)
+    sizes = PriorSizes({name: configs[name] for name in order}, schedule, tokenizer)
+    return PriorStart(request, found, new, sizes)
 
 
 def _new_sizes(config: Any, name: str, configs: Mapping[str, Any], tokenizer: Path | None) -> Any:

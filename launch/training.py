@@ -81,7 +81,8 @@ def plan_run(config: Any, workdir: str) -> Plan:
     old = collect(problems, folder.settings)
     is_new = not committed_steps(folder)
     start, model = None, None
-    if has_model and not (is_new and request.init and starts_anew(old, config.to_dict())):
+    may_start = bool(request.init) or not system.needs_init
+    if has_model and not (is_new and may_start and starts_anew(old, config.to_dict())):
         model = collect(problems, lambda: open_converted(folder.model, system.components))
     else:
         start = collect(problems, lambda: system.plan_start(request))

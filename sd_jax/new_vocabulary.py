@@ -17,7 +17,7 @@ _NO_LIMIT = 10**6
 def learn_vocabulary(
     texts: Iterable[str], *, max_merges: int = 1024, model_max_length: int = 77
 ) -> Vocabulary:
-    """Returns a vocabulary with the words of `texts`; all other text it spells in bytes.
+    """Returns a vocabulary with the words that `texts` use twice or more; others are spelled.
 
     Ids are numbered as CLIP's: bytes, bytes that end a word, merges, BOS and EOS.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from sd_jax.convert.weights import ExportError, Weights
 def cast_weights(weights: Weights, dtype: Any) -> Weights:
     """Returns the weights with every floating-point parameter in another type.
 
-    Tensors that no network uses, such as buffers of the file that the weights came from, stay.
+    Tensors that no network uses, such as buffers and averages of the file that the weights came
+    from, stay. The component that was read last is held.
 
     Args:
       weights: to write.
@@ -37,6 +39,7 @@ def cast_weights(weights: Weights, dtype: Any) -> Weights:
         for name, leaves in weights.shapes.items()
     }
 
+    @functools.lru_cache(maxsize=1)
     def read(name: str) -> Mapping[str, Any]:
         arrays = {path: np.asarray(leaf) for path, leaf in weights.read(name).items()}
         with np.errstate(over="ignore"):

@@ -16,12 +16,13 @@ from fgdm_jax.examples import (
 )
 from fgdm_jax.graph import Factor
 from fgdm_jax.losses import Distillation, GraphLoss
-from fgdm_jax.networks import DEFAULT_SETTINGS, FactorNetworks
+from fgdm_jax.networks import FactorNetworks
 from fgdm_jax.sampling import factor_keys
 from fgdm_jax.testing import random_model, smallest_config
 from sd_jax.encoding import posterior_of, text_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
+from sd_jax.network_settings import DEFAULT_SETTINGS
 from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.testing import quick_jit
 from sd_jax.training.partition import merge_params, split_params
@@ -166,6 +167,24 @@ def test_distillation_every_other_step_compiles_once(model, batch, keys):
     assert distances[0] == distances[2] == 0
     assert distances[1] == distances[3] > 0
     assert distances[1] == pytest.approx(float(expected["distance_segmentation"].value), rel=1e-5)
+
+
+def test_distillation_trains_at_its_steps_alone(model, batch, keys):
+    """The gradient passes the condition: as without one at a step of its own, else as without."""
+    trained, frozen = split_params(model.params, ("adapter_segmentation/.*",))
+
+    def gradients(step, **settings):
+        loss = loss_of(model, ("segmentation",), distillation=Distillation(**settings))
+        return flat_params(
+            quick_jit(jax.grad(lambda tree: loss(tree, frozen, batch, keys, step)[0]))(trained)
+        )
+
+    due, not_due = (gradients(step, weight=1.0, every=2) for step in (1, 0))
+    always, never = gradients(1, weight=1.0), gradients(0, weight=0.0)
+    for ours, theirs in ((due, always), (not_due, never)):
+        for path, value in theirs.items():
+            np.testing.assert_allclose(ours[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert any(not np.allclose(due[path], not_due[path], rtol=1e-2) for path in due)
 
 
 def test_an_adapter_at_zero_has_no_distance(batch, keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,14 @@ def test_help_names_every_setting(command):
         "train --config=configs/prior.py:stage=unet": [f"    {key} " for key in get_prior_config()],
         "make_tokenizer": ["--data", "--output"],
     }
+    if arguments and "fgdm" in arguments[0]:
+        # The values in force, not those of another scale or the code that makes them.
+        done = launch(name, "--config=configs/fgdm.py:factor=image,scale=scenes", "--help")
+        assert re.search(
+            r'^    graph +"segmentation, image<segmentation" ', done.stdout, re.MULTILINE
+        )
+        assert re.search(r"^    learning_rate +0.001 ", done.stdout, re.MULTILINE)
+        assert len(re.findall(r"^    sizes ", done.stdout, re.MULTILINE)) == 1
     for part in expected[command]:
         assert part in done.stdout
     assert "python -m launch" in done.stdout

@@ -293,7 +293,7 @@ def test_problems_are_listed_together(checkpoint, tmp_path):
         ({"checkpoint": ""}, "checkpoint is empty"),
         ({"checkpoint": "dpeth=a.pth"}, "unknown variable 'dpeth'; did you mean 'depth'?"),
         ({"graph": "segmentation, image<segmentation"}, "image sees 8 channels, but with 1"),
-        ({"graph": "image"}, "image sees 8 channels, but with 1"),
+        ({"graph": "chain"}, "write --config=configs/sample_fgdm.py:graph=chain"),
         ({"graph": "pose"}, "no adapter_pose in"),
         ({"graph": "segmentation@100x64"}, "multiples of 64, got (100, 64)"),
         (
@@ -383,8 +383,8 @@ def test_without_objects_nothing_is_missing_and_nothing_there(checkpoint, tmp_pa
     assert [(item["recall"], item["missing"]) for item in record(folder)["draws"]] == [(None, None)]
 
 
-def test_runs_tell_their_palette(checkpoint, tmp_path, monkeypatch):
-    def parsed(*names: str | None, palette: str = "") -> tuple[DrawRequest, list[str]]:
+def test_runs_tell_their_palette(tmp_path):
+    def parsed(*names: str | None, **settings: str) -> tuple[DrawRequest, list[str]]:
         config = sample_fgdm.get_config("graph=chain")
         paths = []
         for index, name in enumerate(names):
@@ -392,7 +392,7 @@ def test_runs_tell_their_palette(checkpoint, tmp_path, monkeypatch):
             folder.path.mkdir(exist_ok=True)
             folder.write({"palette": name})
             paths.append(str(folder.path))
-        config.update({"checkpoint": ",".join(paths), "palette": palette, "prompt": "a ball"})
+        config.update({"checkpoint": ",".join(paths), "prompt": "a ball", **settings})
         return parse_request(config)
 
     assert parsed("scenes")[0].palette.name == "scenes"
@@ -403,6 +403,11 @@ def test_runs_tell_their_palette(checkpoint, tmp_path, monkeypatch):
     assert palette_of_run(tmp_path / "run0" / "checkpoints" / "7") == "scenes"
     _, problems = parsed("scenes", "coco")
     assert any("palette: the runs were trained on several" in text for text in problems)
+    _, problems = parsed("scenes", "coco", graph="depth")
+    assert not any("several" in text for text in problems)
+    # A file of that name beside a checkpoint is somebody else's.
+    (tmp_path / "run.json").write_text("{}")
+    assert palette_of_run(tmp_path / "sd" / "model.ckpt") is None
 
 
 def test_another_palette_than_the_runs_warns(checkpoint, tmp_path, monkeypatch):

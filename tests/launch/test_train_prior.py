@@ -160,6 +160,8 @@ def test_everything_wrong_is_told_at_once(tmp_path):
         image_patch=5,
         tokenizer=str(tmp_path / "nowhere"),
         prediction_type="sample",
+        autoencoder_channels="",
+        unet_heads=3,
     )
     with pytest.raises(TrainError) as caught:
         plan_run(config, str(tmp_path / "run"))
@@ -172,8 +174,37 @@ def test_everything_wrong_is_told_at_once(tmp_path):
         "image_size is 16, no multiple of image_patch, 5",
         "nowhere; launch.make_tokenizer makes one",
         "prediction_type: unknown value 'sample'",
+        "autoencoder_channels is empty",
+        "unet_channels: 8 is no multiple of unet_heads, 3",
     ):
         assert part in str(caught.value), part
+
+
+def test_other_sizes_make_another_start(tmp_path):
+    first = plan_run(config_of("autoencoder"), str(tmp_path / "run"))
+    assert first.start is not None
+    with first.folder.held():
+        first.start.write(first.folder.model)
+        first.folder.write(first.settings)
+    assert plan_run(config_of("autoencoder"), str(tmp_path / "run")).start is None
+    wider = config_of("autoencoder", autoencoder_channels="8,16,16")
+    assert plan_run(wider, str(tmp_path / "run")).start is not None
+
+
+def test_towers_that_do_not_fit(runs, tokenizer, tmp_path):
+    towers = str(runs["towers"])
+    with pytest.raises(TrainError, match="tokenizer is for a new text encoder"):
+        plan_run(config_of("towers", init=towers, tokenizer=str(tokenizer)), str(tmp_path / "run"))
+    with pytest.raises(TrainError, match="stage towers takes no microbatches"):
+        plan_run(config_of("towers", accumulation=2), str(tmp_path / "run"))
+    launched(
+        "export",
+        *(f"--checkpoint={towers}", "--layout=diffusers", "--only=image_encoder"),
+        f"--output={tmp_path / 'tower'}",
+    )
+    config = config_of("towers", init=str(tmp_path / "tower"), text_width=24)
+    with pytest.raises(TrainError, match=r"encoder is 24 wide and .* embeddings of 16"):
+        plan_run(config, str(tmp_path / "run"))
 
 
 def test_what_a_stage_needs_is_named(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from sd_jax.clip import CLIPTextConfig
 from sd_jax.convert.cast import cast_weights
 from sd_jax.convert.component import COMPONENTS
-from sd_jax.convert.export import export_ldm
+from sd_jax.convert.export import export_ldm, tensors_in_layout
+from sd_jax.convert.ldm_buffers import ldm_buffers
 from sd_jax.convert.weights import ExportError, weights_of_model
 from sd_jax.files import open_tensors
 from sd_jax.load import load
@@ -36,13 +39,29 @@ def weights():
 def test_every_parameter_is_written_in_the_type(weights, dtype, tmp_path):
     export_ldm(cast_weights(weights, dtype), COMPONENTS, tmp_path / "file.safetensors")
     tensors = open_tensors(tmp_path / "file.safetensors")
-    # Positions are whole numbers and stay so.
-    kinds = {np.dtype(item.dtype).name for name, item in tensors.items() if "ids" not in name}
-    assert dtype in kinds
+    # Positions, which the layout has beside the weights, are whole numbers and stay so.
+    buffers = {item.name for item in ldm_buffers(weights.configs, weights.schedule)}
+    kinds = {np.dtype(item.dtype).name for name, item in tensors.items() if name not in buffers}
+    assert kinds == {dtype}
+    positions = [item for name, item in tensors.items() if name.endswith("position_ids")]
+    assert [item.dtype.kind for item in positions] == ["i"]
     loaded = flat_params(load(tmp_path / "file.safetensors").params["text_encoder"])
     for path, value in weights.read("text_encoder").items():
         assert loaded[path].dtype == jnp.dtype(dtype)
         np.testing.assert_array_equal(loaded[path], np.asarray(value).astype(jnp.dtype(dtype)))
+
+
+def test_a_component_is_read_once(weights):
+    reads = []
+
+    def read(name):
+        reads.append(name)
+        return weights.read(name)
+
+    counted = dataclasses.replace(weights, read=read)
+    for tensor in tensors_in_layout(cast_weights(counted, "float16"), COMPONENTS, "ldm"):
+        tensor.read()
+    assert reads == ["text_encoder"]
 
 
 def test_numbers_too_large_are_not_written_as_infinite(weights, tmp_path):
