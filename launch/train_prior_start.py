@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from input_pipeline.stream import Helpers
 from launch.train_data import BatchNeeds, open_data
 from launch.train_request import TrainError, TrainRequest
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
-from sd_jax.convert.component import COMPONENTS
+from sd_jax.convert.component import COMPONENTS, Component
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.convert.store import save_model
 from sd_jax.load import Opened, open_checkpoints
 from sd_jax.model import StableDiffusionConfig
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.tokenizer import load_tokenizer
-from sd_jax.typing import nested_params
+from sd_jax.typing import Params, nested_params
 from sd_jax.unet import UNetConfig
 from sd_jax.vae import VAEConfig, encode_images
 
@@ -39,35 +40,18 @@ _EXAMPLES, _SLICE = 64, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class PriorSizes:
-    """What is known of the model before weights are made or read.
-
-    Attributes:
-      configs: sizes by component.
-      schedule: noise schedule.
-      tokenizer: folder with the tokenizer's files; None for CLIP's own.
-    """
-
-    configs: Mapping[str, Any]
-    schedule: ScheduleConfig
-    tokenizer: Path | None
-
-
-@dataclasses.dataclass(frozen=True)
 class PriorStart:
     """A starting point, checked, of which no weight has been read.
 
     Attributes:
       request: of the run.
-      found: the checkpoints, completing one another; None without any.
-      new: sizes of components that none of them has, by name.
-      opened: sizes of all.
+      opened: the checkpoints, completing one another, and new weights for what they lack.
+      new: names of the components that are new.
     """
 
     request: TrainRequest
-    found: Opened | None
-    new: Mapping[str, Any]
-    opened: PriorSizes
+    opened: Opened
+    new: tuple[str, ...]
 
     def write(self, folder: Path) -> str:
         """Writes the starting point as a converted directory; returns in words what was done.
@@ -77,12 +61,7 @@ class PriorStart:
         """
         seed, stage = self.request.config.seed, self.request.config.stage
         params, configs = {}, dict(self.opened.configs)
-        if self.found is not None:
-            params = dict(self.found.load(StableDiffusionConfig).params)
-        for component in COMPONENTS:
-            if component.name in self.new:
-                flat = fresh_params(component, self.new[component.name], seed)
-                params[component.name] = nested_params(flat)
+        params.update(self.opened.load(StableDiffusionConfig).params)
         # What is trained is float32 from the start, so that a run's files have one type.
         for name in TRAINED[stage]:
             params[name] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params[name])
@@ -171,11 +150,29 @@ def plan_start(request: TrainRequest) -> PriorStart:
                 f"{compared}, which are compared; set text_width to that, or name both or none "
                 "in init"
             )
+    multiple = configs["vae"].downsampling if "vae" in configs else 1
+    if stage == "unet":
+        multiple *= configs["unet"].size_multiple
+    problems += [
+        f"sizes: {height}x{width} is no multiple of {multiple} on both sides, to which the levels "
+        "of autoencoder and UNet shrink pictures; take larger sizes or fewer levels"
+        for height, width in request.sizes
+        if stage != "towers" and (height % multiple or width % multiple)
+    ]
     if problems:
         raise TrainError(problems)
-    order = [item.name for item in COMPONENTS if item.name in configs]
-    sizes = PriorSizes({name: configs[name] for name in order}, schedule, tokenizer)
-    return PriorStart(request, found, new, sizes)
+    known = [item for item in COMPONENTS if item.name in configs]
+    readers = {
+        item.name: functools.partial(_new_params, item, configs[item.name], config.seed)
+        for item in known
+    }
+    readers |= {} if found is None else found.readers
+    sizes = {item.name: configs[item.name] for item in known}
+    return PriorStart(request, Opened(sizes, schedule, tokenizer, readers), tuple(new))
+
+
+def _new_params(component: Component, config: Any, seed: int) -> Params:
+    return nested_params(fresh_params(component, config, seed))
 
 
 def _new_sizes(config: Any, name: str, configs: Mapping[str, Any], tokenizer: Path | None) -> Any:

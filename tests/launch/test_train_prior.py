@@ -191,6 +191,16 @@ def test_other_sizes_make_another_start(tmp_path):
     assert plan_run(wider, str(tmp_path / "run")).start is not None
 
 
+def test_more_levels_than_a_picture_has_room_for(runs, tmp_path):
+    deep = config_of("autoencoder", autoencoder_channels="8,8,8,8,8,8,8,8")
+    with pytest.raises(TrainError, match="64x64 is no multiple of 128 on both sides"):
+        plan_run(deep, str(tmp_path / "run"))
+    init = f"{runs['autoencoder']},{runs['towers']}"
+    levels = {"unet_channels": "8,8,8,8,8,8", "unet_attention": "0,0,0,0,0,0"}
+    with pytest.raises(TrainError, match="64x64 is no multiple of 128 on both sides"):
+        plan_run(config_of("unet", init=init, **levels), str(tmp_path / "run"))
+
+
 def test_towers_that_do_not_fit(runs, tokenizer, tmp_path):
     towers = str(runs["towers"])
     with pytest.raises(TrainError, match="tokenizer is for a new text encoder"):
