@@ -127,11 +127,15 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         maps = tuple(split_list(config.maps))
         loss = AutoencoderLoss(model_config, maps, config.image_share, config.kl_weight, settings)
         needs = BatchNeeds(("image", *maps), (), helpers)
-        return Experiment(model_config, loss, patterns, frozenset(TRAINED[stage]), needs, False)
+        return Experiment(
+            model_config, loss, patterns, frozenset(TRAINED[stage]), needs, has_timesteps=False
+        )
     if stage == "towers":
         towers = ContrastiveLoss(model_config, tokenizer.eos_id, config.temperature, settings)
         needs = BatchNeeds(("exemplar_images", "input_ids"), (), helpers)
-        return Experiment(model_config, towers, patterns, frozenset(TRAINED[stage]), needs, False)
+        return Experiment(
+            model_config, towers, patterns, frozenset(TRAINED[stage]), needs, has_timesteps=False
+        )
     noise = NoiseLoss(
         model_config,
         "base",
@@ -147,5 +151,13 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     return Experiment(model_config, noise, patterns, frozenset(components), needs)
 
 
-PRIOR = System(COMPONENTS, list, setting_problems, plan_start, make_experiment, pictures, False)
+PRIOR = System(
+    COMPONENTS,
+    list,
+    setting_problems,
+    plan_start,
+    make_experiment,
+    pictures,
+    needs_init=False,
+)
 """A Stable Diffusion of one's own."""
