@@ -40,7 +40,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=[f"{name}*" for name in PACKAGES]),
-    package_data={"sd_jax": ["data/*"], "input_pipeline": ["data/*"]},
+    package_data={"sd_jax": ["data/*", "data/scenes/**"], "input_pipeline": ["data/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -30,7 +30,8 @@ def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = Fals
 
     Args:
       path: `cnc_v1`, `local_fuser_v1`, `global_fuser_v1`, Uni-ControlNet or Stable Diffusion 1.x as
-        upstream publishes them, a diffusers folder, or a converted directory.
+        upstream publishes them, a diffusers folder, a converted directory, or "scenes", the weights
+        that ship with the project.
       num_heads: attention heads where no config.json tells them; 8 unless given.
       use_ema: take the UNet's averaged weights from a file that has both.
 

@@ -52,9 +52,9 @@ def load(
 
     Args:
       path: FG-DM, T2I-Adapter, ControlNet or Stable Diffusion 1.x files as upstream publishes them,
-        a diffusers folder, or a converted directory. Several complete one another: of a component
-        that two have, the first is taken. "depth=fgdm_depth.pth" says of which variable a file's
-        adapter is.
+        a diffusers folder, a converted directory, or "scenes", the weights that ship with the
+        project. Several complete one another: of a component that two have, the first is taken.
+        "depth=fgdm_depth.pth" says of which variable a file's adapter is.
       variable: of the adapter in files that do not say it and stand without such a "variable=".
       num_heads: attention heads where no config.json tells them; 8 unless given.
       use_ema: take the averaged weights from a file that has both.

@@ -25,6 +25,7 @@ from launch.setting_checks import (
     size_problems,
 )
 from launch.train_changes import PALETTE
+from sd_jax.embedded import is_embedded
 from sd_jax.training.run_folder import RunFolder
 
 _USUAL_PALETTE = "coco"
@@ -263,6 +264,8 @@ def palette_of_run(path: Path) -> str | None:
     Args:
       path: of a checkpoint: perhaps a run's folder, or RUN/checkpoints/STEP.
     """
+    if is_embedded(path):
+        return "scenes"
     run = RunFolder(path.parent.parent if path.parent.name == "checkpoints" else path)
     if not run.record.is_file():
         return None

@@ -22,6 +22,7 @@ import numpy as np
 
 from input_pipeline.images import write_png
 from sd_jax.attention import implementations_used
+from sd_jax.embedded import embedded_folders, is_embedded
 
 _HASHED_BYTES = 64 * 2**20
 
@@ -132,8 +133,10 @@ def _sha256(path: Path) -> str:
 
 def _identity(path: Path) -> dict[str, Any]:
     """Returns size and, of the beginning, hash: what tells checkpoints apart in little time."""
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    folders = embedded_folders(path) if is_embedded(path) else (path,)
+    if folders[0].is_dir():
+        found = (file for folder in folders for file in sorted(folder.rglob("*")))
+        files = [file for file in found if file.is_file()]
         beginnings = hashlib.sha256()
         for file in files:
             with file.open("rb") as opened:

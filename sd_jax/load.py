@@ -15,6 +15,7 @@ from sd_jax.convert.component import COMPONENTS, Component
 from sd_jax.convert.load import disagreements, plan_loading, read_component
 from sd_jax.convert.source import CheckpointError, Source, open_source
 from sd_jax.convert.store import Converted
+from sd_jax.embedded import embedded_folders, is_embedded
 from sd_jax.model import Model, StableDiffusionConfig
 from sd_jax.schedule import ScheduleConfig
 from sd_jax.training.trained import is_directory, open_directory
@@ -60,8 +61,9 @@ def open_checkpoints(
     """Returns the checkpoints' sizes after checking every name and shape; reads no weight.
 
     Args:
-      paths: files, folders or converted directories. They complete one another: of a component that
-        two have, the first is taken, and the noise schedule is that of the UNet's checkpoint.
+      paths: files, folders, converted directories, or names of `sd_jax.embedded`. They complete one
+        another: of a component that two have, the first is taken, and the noise schedule is that
+        of the UNet's checkpoint.
       components: that may be there.
       num_heads: attention heads where no config.json tells them; 8 unless given.
       use_ema: take the UNet's averaged weights from a file that has both.
@@ -91,9 +93,8 @@ def open_each(
     """
     opened, errors = [], []
     for path, components in items:
-        open_one = _open_converted if is_directory(path) else _open_source
         try:
-            opened.append(open_one(path, components, num_heads, use_ema))
+            opened += _open(path, components, num_heads, use_ema)
         except ValueError as error:
             errors.append(error)
     if len(errors) > 1:
@@ -124,7 +125,8 @@ def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = Fals
     """Returns a Stable Diffusion 1.x model.
 
     Args:
-      path: checkpoint file or folder in any layout, or a converted directory.
+      path: checkpoint file or folder in any layout, a converted directory, or a name of
+        `sd_jax.embedded`.
       num_heads: attention heads where no config.json tells them; 8 unless given.
       use_ema: take the UNet's averaged weights from a file that has both.
 
@@ -133,6 +135,19 @@ def load(path: str | Path, *, num_heads: int | None = None, use_ema: bool = Fals
     """
     opened = open_checkpoints([path], COMPONENTS, num_heads=num_heads, use_ema=use_ema)
     return opened.load(StableDiffusionConfig)
+
+
+def _open(
+    path: str | Path, components: Sequence[Component], num_heads: int | None, use_ema: bool
+) -> list[Opened]:
+    """Returns the checkpoint, or those that go by its name."""
+    if is_embedded(path):
+        # Their config.json says how many heads there are.
+        names = [item.name for item in components]
+        folders = embedded_folders(path, names)
+        return [_open_source(folder, components, None, False) for folder in folders]
+    open_one = _open_converted if is_directory(path) else _open_source
+    return [open_one(path, components, num_heads, use_ema)]
 
 
 def _open_source(
