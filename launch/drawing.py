@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from launch.components import AnyConfig, components_of
@@ -23,20 +22,22 @@ from launch.draw_outputs import DrawOutputs
 from launch.draw_painter import Painter
 from launch.draw_request import DrawRequest, palette_of_run, parse_request
 from launch.draw_scores import Scores, score
+from launch.loaded import LoadedModels
 from launch.sample_safety import flagged_images
 from launch.setting_checks import RequestError, collect, output_problems
-from sd_jax.load import Opened, cast_params, open_each
+from sd_jax.load import Opened, open_each
 from sd_jax.samplers import make_sampler
 from sd_jax.sampling import SamplerTable
 from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 from sd_jax.tokenizer import load_tokenizer
 
 
-def draw_from_config(config: Any) -> Path:
+def draw_from_config(config: Any, models: LoadedModels | None = None) -> Path:
     """Writes the maps and images that a config asks for; returns the folder.
 
     Args:
       config: of `configs/sample_fgdm.py`.
+      models: that stay in memory between requests; loaded for this one alone unless given.
 
     Raises:
       RequestError: the config, the files and the model do not fit; nothing slow has started.
@@ -46,13 +47,10 @@ def draw_from_config(config: Any) -> Path:
     outputs = DrawOutputs(request, checked.given.maps)
     record = outputs.record
     needed = [name for name in opened.configs if name in needed_components(request, opened)]
-    print(f"loading {', '.join(needed)} ...", file=sys.stderr)
+    source = (*request.checkpoints, config.num_heads, config.use_ema)
     with record.timed("load"):
-        model = opened.load(AnyConfig, needed)
-        if config.dtype != "float32":
-            # The safety checker decides by a rounding, which half precision would change.
-            model = cast_params(model, config.dtype, leave=("safety_checker",))
-        jax.block_until_ready(model.params)
+        models = models or LoadedModels()
+        model = models.load(opened, AnyConfig, needed, config.dtype, source)
     with record.timed("conditions"):
         painter = Painter(request, model, tables, load_tokenizer(opened.tokenizer), checked.given)
     drawn = _Drawn({}, {}, {})

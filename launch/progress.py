@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from tqdm import tqdm
+
+Listener = Callable[[str, int, int], object]
+_listener: contextvars.ContextVar[Listener | None] = contextvars.ContextVar(
+    "listener", default=None
+)
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tells a function of every progress made inside the block; what it raises ends the work.
+
+    Args:
+      listener: called with what is being done, the steps done and all steps.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class StepBar:
@@ -23,6 +45,7 @@ class StepBar:
     def __init__(self, total: int, label: str, unit: str = "step") -> None:
         self._total, self._label, self._unit = total, label, unit
         self._done = 0
+        self._tell()
         self._bar = self._make(f"{label}: compiling, then the first steps")
 
     def update(self, count: int) -> None:
@@ -35,6 +58,12 @@ class StepBar:
             # tqdm's rate is that of the steps after `initial`.
             self._bar = self._make(self._label, initial=count)
         self._done += count
+        self._tell()
+
+    def _tell(self) -> None:
+        listener = _listener.get()
+        if listener is not None:
+            listener(self._label, self._done, self._total)
 
     def _make(self, label: str, initial: int = 0) -> tqdm:
         return tqdm(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from cnc_jax.compose import compose_latents, decode_images, encode_exemplars, en
 from cnc_jax.condition import Condition
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
+from launch.loaded import LoadedModels
 from launch.progress import StepBar
 from launch.sample_fit import fit_problems, needed_components
 from launch.sample_inputs import (
@@ -32,7 +32,7 @@ from launch.sample_outputs import Outputs
 from launch.sample_request import SampleRequest, parse_request
 from launch.sample_safety import flagged_images
 from launch.setting_checks import RequestError, collect
-from sd_jax.load import Opened, cast_params, open_checkpoints
+from sd_jax.load import Opened, open_checkpoints
 from sd_jax.model import Model
 from sd_jax.samplers import make_sampler
 from sd_jax.sampling import SamplerTable
@@ -40,8 +40,12 @@ from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 from sd_jax.tokenizer import Tokenizer, load_tokenizer
 
 
-def sample_from_config(config: ConfigDict) -> Path:
+def sample_from_config(config: ConfigDict, models: LoadedModels | None = None) -> Path:
     """Writes the images that a config asks for; returns the folder.
+
+    Args:
+      config: of `configs/sample.py`.
+      models: that stay in memory between requests; loaded for this one alone unless given.
 
     Raises:
       RequestError: the config, the files and the model do not fit; nothing slow has started.
@@ -51,13 +55,10 @@ def sample_from_config(config: ConfigDict) -> Path:
     maps = spatial_maps(request, inputs)
     outputs = Outputs(request, inputs, maps)
     needed = [name for name in opened.configs if name in needed_components(request, opened)]
-    print(f"loading {', '.join(needed)} ...", file=sys.stderr)
+    source = (*request.checkpoints, config.num_heads, config.use_ema)
     with outputs.record.timed("load"):
-        model = opened.load(CnCConfig, needed)
-        if config.dtype != "float32":
-            # The safety checker decides by a rounding, which half precision would change.
-            model = cast_params(model, config.dtype, leave=("safety_checker",))
-        jax.block_until_ready(model.params)
+        models = models or LoadedModels()
+        model = models.load(opened, CnCConfig, needed, request.config.dtype, source)
     with outputs.record.timed("conditions"):
         prepared = _prepare(request, inputs, maps, model, load_tokenizer(opened.tokenizer))
     for seeds in _batches(request):

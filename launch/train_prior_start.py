@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +162,11 @@ def plan_start(request: TrainRequest) -> PriorStart:
     if problems:
         raise TrainError(problems)
     known = [item for item in COMPONENTS if item.name in configs]
-    readers = {
+    readers: dict[str, Callable[[], Params]] = {
         item.name: functools.partial(_new_params, item, configs[item.name], config.seed)
         for item in known
     }
-    readers |= {} if found is None else found.readers
+    readers.update({} if found is None else found.readers)
     sizes = {item.name: configs[item.name] for item in known}
     return PriorStart(request, Opened(sizes, schedule, tokenizer, readers), tuple(new))
 
