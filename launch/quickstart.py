@@ -1,6 +1,6 @@
 """The main job on a machine without weights: photographs composed by a tiny random model.
 
-    python -m launch.demo --output=outputs/demo
+    python -m launch.quickstart --output=outputs/demo
 
 It makes a checkpoint of random weights and runs `launch.sample` on scikit-image's photographs. The
 pictures show that everything runs, and nothing more: random weights paint noise.
@@ -25,7 +25,7 @@ def main() -> None:
     """Runs the command."""
     with command():
         from configs.sample import get_config
-        from launch.demo_files import write_demo_files
+        from launch.quickstart_files import write_demo_files
         from launch.sampling import sample_from_config
 
         folder = Path(_OUTPUT.value)
