@@ -16,7 +16,7 @@ import jax
 from jax import Array
 
 try:
-    from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray
+    from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray, UInt8
 except ModuleNotFoundError:
 
     class _AnyShape:
@@ -26,7 +26,7 @@ except ModuleNotFoundError:
             del item
             return Any
 
-    Bool = Float = Int = Num = _AnyShape  # type: ignore[assignment, misc]
+    Bool = Float = Int = Num = UInt8 = _AnyShape  # type: ignore[assignment, misc]
     PRNGKeyArray = Any  # type: ignore[assignment, misc]
 
 Params: TypeAlias = Mapping[str, Any]
