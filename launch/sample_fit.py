@@ -42,9 +42,10 @@ def fit_problems(request: SampleRequest, opened: Opened) -> list[str]:
                 f"{config.num_layers}"
             )
     unet = opened.configs.get("unet")
-    if unet is not None and unet.in_channels != 4:
+    if unet is not None and unet.in_channels != unet.out_channels:
         problems.append(
-            f"the UNet takes {unet.in_channels} channels; launch.sample composes with 4"
+            f"the UNet takes {unet.in_channels} channels and returns {unet.out_channels}; "
+            "launch.sample composes with UNets that take latents alone"
         )
     if unet is not None and len(request.residual_scales) not in (1, unet.num_skips + 1):
         problems.append(
