@@ -76,11 +76,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # Sizes of what is new.
     config.norm_groups = 8  # of the autoencoder's and the UNet's norms
-    config.latent_channels = 4  # of the latents
-    config.autoencoder_channels = "16,32,64"  # by level, from pixels to latents
+    config.latent_channels = 16  # of the latents
+    config.autoencoder_channels = "16,32,64,64"  # by level, from pixels to latents
     config.autoencoder_layers = 1  # ResnetBlocks of a level
-    config.unet_channels = "48,96,96"  # by level
-    config.unet_attention = "1,1,1"  # which levels attend, 0 or 1
+    config.unet_channels = "64,120"  # by level
+    config.unet_attention = "1,1"  # which levels attend, 0 or 1
     config.unet_layers = 1  # ResnetBlocks of a level
     config.unet_heads = 4  # of every attention
     config.text_width = 128  # of the text tower
