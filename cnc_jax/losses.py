@@ -28,6 +28,8 @@ from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.training.partition import merge_params
 from sd_jax.typing import Array, Float, Int, KeyArray, Params, apply_module
 
+_SPATIAL = ("edge_maps", "three_depth_maps", "depth_maps")
+
 StageName: TypeAlias = Literal["local", "global", "joint", "base"]
 
 
@@ -201,7 +203,7 @@ def condition_of(model: Model, batch: Batch, stage: Stage, dtype: Any = jnp.floa
     """
     depth_maps = None
     if stage.has_depth:
-        depth_maps = batch["edge_maps" if "edge_maps" in batch else "depth_maps"]
+        depth_maps = next(batch[name] for name in _SPATIAL if name in batch)
     if not stage.has_exemplars:
         return Condition(depth_maps=depth_maps)
     if "exemplar_embeddings" in batch:

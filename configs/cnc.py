@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = args["stage"]  # set by :stage=
     config.scale = args["scale"]  # set by :scale=
     config.local_condition = args["condition"]  # set by :condition=
-    config.num_layers = 2  # of a new fuser
+    config.num_layers = 2  # of a new fuser; 3 in stage local, where data have middle_depth
     config.depth_streams = "uni"  # start of the depth stems from Uni-ControlNet, or fresh
     config.exemplars = "cached"  # CLIP embeddings from the shards, or encode: from the images
     config.drop_condition = 0.1  # of nothing in a condition's place, for each on its own

@@ -107,6 +107,8 @@ FIELDS: tuple[Field, ...] = (
     Field("depth", "deep", "of the image; near 65535, far 0"),
     Field("foreground_depth", "deep", "of the foreground on black; near 65535"),
     Field("background_depth", "deep", "of the background; near 65535"),
+    Field("middle_depth", "deep", "of what is nearest in the background, alone on black"),
+    Field("far_depth", "deep", "of what is behind foreground and middle; near 65535"),
     # ControlNet's axes, which follow from gradients of nearness: a ball's left side has x = +1.
     Field("normal", "rgb", "127.5 n + 127.5 of unit normals: x left, y up, z to the viewer"),
     Field("segmentation", "grey", "class of every pixel in the data set's own classes; 255 void"),

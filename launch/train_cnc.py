@@ -20,8 +20,9 @@ from launch.train_system import Experiment, Sizes, System
 from sd_jax.tokenizer import load_tokenizer
 
 _LOCAL = {
-    "depth": ("depth_maps", ("foreground_depth", "background_depth")),
-    "canny": ("edge_maps", ("foreground_edges", "background_edges")),
+    ("depth", 2): ("depth_maps", ("foreground_depth", "background_depth")),
+    ("depth", 3): ("three_depth_maps", ("foreground_depth", "middle_depth", "far_depth")),
+    ("canny", 2): ("edge_maps", ("foreground_edges", "background_edges")),
 }
 
 
@@ -29,7 +30,7 @@ def setting_problems(config: Any) -> list[str]:
     """Returns what is wrong with the settings that only this system has."""
     choices = {
         "stage": tuple(STAGES),
-        "local_condition": tuple(_LOCAL),
+        "local_condition": ("depth", "canny"),
         "exemplars": ("encode", "cached"),
         "depth_streams": ("uni", "fresh"),
     }
@@ -40,10 +41,16 @@ def setting_problems(config: Any) -> list[str]:
     ]
     if config.num_layers < 1:
         problems.append(f"num_layers must be at least 1, got {config.num_layers}")
-    elif config.num_layers != 2 and config.stage != "base":
+    elif config.stage == "local" and (config.local_condition, config.num_layers) not in _LOCAL:
         problems.append(
             f"num_layers is {config.num_layers}, but data sets have two layers, foreground and "
-            "background; models of more layers are for sampling and for streams of your own"
+            "background, or three of depth; models of more layers are for sampling and for streams "
+            "of your own"
+        )
+    elif config.stage in ("global", "joint") and config.num_layers != 2:
+        problems.append(
+            f"num_layers is {config.num_layers}, but data sets have masks and exemplars of two "
+            "layers; train three layers in stage local"
         )
     return problems
 
@@ -75,7 +82,7 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     )
     keys, conditions = list(keys_of(config)), []
     if stage.has_depth:
-        key, names = _LOCAL[config.local_condition]
+        key, names = _LOCAL[config.local_condition, config.num_layers]
         keys.append(key)
         conditions += names
     if stage.has_exemplars:

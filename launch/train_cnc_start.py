@@ -111,6 +111,14 @@ def plan_start(request: TrainRequest) -> Start:
                 "checkpoints that have them, joined by commas"
             ]
         )
+    local, layers = opened.configs.get("local_fuser"), request.config.num_layers
+    if stage == "local" and surgery == "none" and local is not None and local.num_layers != layers:
+        raise TrainError(
+            [
+                f"num_layers is {layers}, but the local fuser of init has {local.num_layers}; set "
+                "num_layers to that, or leave the fuser out of init for a new one"
+            ]
+        )
     return Start(request, opened, surgery, opened.configs)
 
 

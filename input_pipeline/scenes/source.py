@@ -161,6 +161,14 @@ class _Example:
         return _bytes(self.rendering.background)
 
 
+def _nearness(layers: Sequence[Layer], behind: Map) -> Map:
+    """Returns the nearness of whole solids, from near to far, before what is behind them."""
+    nearness = behind.astype(np.float32)
+    for layer in reversed(layers):
+        np.copyto(nearness[layer.rows, layer.columns], layer.nearness, where=layer.cover > 0)
+    return nearness
+
+
 def _bytes(colours: Float[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     rounded = np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
     return np.ascontiguousarray(rounded.transpose(1, 2, 0))
@@ -240,6 +248,8 @@ _MAKERS: Mapping[str, Callable[[_Example], Any]] = {
     "canny": lambda e: canny(e.image).astype(np.uint8) * 255,
     "sketch": lambda e: soft_edges(e.rendering.labels, e.rendering.instances, e.rendering.normal),
     "objects": _objects,
+    "middle_depth": lambda e: _deep(_nearness(e.rendering.layers[1:2], np.zeros(e.size))),
+    "far_depth": lambda e: _deep(_nearness(e.rendering.layers[2:], e.rendering.backdrop.nearness)),
 }
 
 SCENE_FIELDS = tuple(_MAKERS)

@@ -13,6 +13,7 @@ from input_pipeline.stream.buckets import MULTIPLE
 KEY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "image": ("image",),
     "depth_maps": ("foreground_depth", "background_depth"),
+    "three_depth_maps": ("foreground_depth", "middle_depth", "far_depth"),
     "edge_maps": ("image", "mask", "background"),
     "masks": ("mask",),
     # Upstream's rule: the foreground's look is that of the whole source image.
@@ -52,6 +53,8 @@ DROPPABLE = (
     *(name for name in VARIABLES if name not in ("foreground_depth", "background_depth", "mask")),
     "foreground_edges",
     "background_edges",
+    "middle_depth",
+    "far_depth",
 )
 """What `StreamConfig.drop` may name; new names go last, as random numbers go by the order.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LAYERS = {
     "depth_maps": ("foreground_depth", "background_depth"),
+    "three_depth_maps": ("foreground_depth", "middle_depth", "far_depth"),
     "edge_maps": ("foreground_edges", "background_edges"),
     "exemplar_embeddings": ("image_embedding", "background_embedding"),
     "exemplar_images": ("image_exemplar", "background_exemplar"),
@@ -77,7 +78,7 @@ def batch_bytes(config: StreamConfig, helpers: Helpers, rows: int) -> int:
       rows: of the batch.
     """
     channels = dict.fromkeys(VARIABLES, 3)
-    channels |= {"image": 3, "depth_maps": 6, "edge_maps": 6, "masks": 2}
+    channels |= {"image": 3, "depth_maps": 6, "three_depth_maps": 9, "edge_maps": 6, "masks": 2}
     pixels = max(height * width for height, width in config.sizes)
     numbers = pixels * sum(channels.get(key, 0) for key in config.keys)
     if "exemplar_images" in config.keys:
@@ -99,7 +100,7 @@ def _value(
         return [example["caption"] for example in examples]
     if key == "input_ids":
         return helpers.token_ids([example["caption"] for example in examples])
-    if key in ("depth_maps", "edge_maps"):
+    if key in ("depth_maps", "three_depth_maps", "edge_maps"):
         maps = zeros((count, len(_LAYERS[key]), *size, 3))
         for layer, field in enumerate(_LAYERS[key]):
             _write(examples, field, np.asarray(maps)[:, layer], 0)

@@ -27,6 +27,8 @@ _RESAMPLING: Mapping[str, Image.Resampling] = {
     "depth": Image.Resampling.BICUBIC,
     "foreground_depth": Image.Resampling.BICUBIC,
     "background_depth": Image.Resampling.BICUBIC,
+    "middle_depth": Image.Resampling.BICUBIC,
+    "far_depth": Image.Resampling.BICUBIC,
     "normal": Image.Resampling.BILINEAR,
     "canny": Image.Resampling.BILINEAR,
     "sketch": Image.Resampling.BILINEAR,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from cnc_jax.convert import COMPONENTS
 from configs import cnc
 from launch.training import plan_run
+from sd_jax.training.trained import open_directory
+from sd_jax.typing import flat_params
 from tests.launch.tiny_training import metrics, train, write_start
 
 PARTS = ("unet", "vae", "text_encoder", "local_fuser")
@@ -16,6 +20,13 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "model"
     write_start(folder, PARTS)
     return folder
+
+
+def restored(path, name):
+    """Parameters of a component by path."""
+    converted = open_directory(path, COMPONENTS)
+    component = next(item for item in COMPONENTS if item.name == name)
+    return flat_params(converted.read(name, component.abstract_params(converted.configs[name])))
 
 
 def plan(workdir, **settings):
@@ -66,3 +77,26 @@ def test_a_run_with_checkpoints_keeps_its_settings(model, tmp_path):
         plan(tmp_path / "run", init=str(model), seed=3, accept_changes=True)
     with pytest.warns(UserWarning, match="init is 'elsewhere' and is not read"):
         plan(tmp_path / "run", init="elsewhere")
+
+
+def test_three_layers_of_depth_are_trained_on_scenes(tmp_path):
+    model = tmp_path / "base"
+    write_start(model, ("unet", "vae", "text_encoder"))
+    settings = {"num_steps": 2, "num_layers": 3, "sample_every": 2, "num_samples": 1}
+    train(tmp_path / "run", "local", init=model, sample_steps=1, **settings)
+    before = restored(tmp_path / "run" / "model", "local_fuser")
+    after = restored(tmp_path / "run", "local_fuser")
+    moved = {name for name, value in after.items() if not np.array_equal(value, before[name])}
+    # Each layer has a stem of its own, and each of them learns.
+    for layer in range(3):
+        assert any(f"_{layer}/" in name for name in moved), layer
+    assert list((tmp_path / "run" / "images").rglob("*.png"))
+
+
+def test_layers_that_nothing_has_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="num_layers is 3, but the local fuser of init has 2"):
+        plan(tmp_path, init=str(model), num_layers=3)
+    with pytest.raises(ValueError, match="num_layers is 4, but data sets have two layers"):
+        plan(tmp_path, init=str(model), num_layers=4)
+    with pytest.raises(ValueError, match="num_layers is 3, but data sets have two layers"):
+        plan(tmp_path, init=str(model), num_layers=3, local_condition="canny")

@@ -26,6 +26,7 @@ from tests.input_pipeline.stream.fakes import (
 EVERY_KEY = (
     "image",
     "depth_maps",
+    "three_depth_maps",
     "edge_maps",
     "masks",
     "exemplar_embeddings",

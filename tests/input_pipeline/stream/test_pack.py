@@ -30,6 +30,7 @@ HELPERS = Helpers(
 SHAPES = {
     "image": (3, 64, 64, 3),
     "depth_maps": (3, 2, 64, 64, 3),
+    "three_depth_maps": (3, 3, 64, 64, 3),
     "edge_maps": (3, 2, 64, 64, 3),
     "masks": (3, 2, 64, 64),
     "exemplar_embeddings": (3, 2, 8),
