@@ -30,7 +30,7 @@ test-slow: .venv/installed-test
 	$(PYTEST) -m "slow and not weights and not gpu"
 
 demo: .venv/installed-demo
-	$(BIN)/python -m launch.demo
+	$(BIN)/python -m launch.random_demo
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
