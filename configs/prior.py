@@ -10,6 +10,7 @@ r"""Training of a Stable Diffusion from nothing: `launch.train`.
     autoencoder   images and maps to latents and back  nothing
     towers        CLIP's text and image encoders       nothing
     unet          the noise prediction, from text      the workdirs of the two
+    decoder       the way back from latents alone      what holds an autoencoder
 
 What `init` holds is trained further, what it lacks is new, of the sizes below. The defaults are
 for the scenes, 64 x 64 pictures; docs/prior.md tells more.
@@ -52,6 +53,14 @@ STAGES = {
         "schedule": "cosine",
         "ema_decay": 0.999,
         "guidance_scale": 3.0,
+    },
+    "decoder": {
+        "global_batch_size": 16,
+        "learning_rate": 1e-3,
+        "num_steps": 3000,
+        "schedule": "cosine",
+        "guidance_scale": 1.0,
+        "drop_caption": 0.0,
     },
 }
 """Settings by stage."""

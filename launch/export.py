@@ -4,6 +4,7 @@ python -m launch.export --checkpoint=converted/cnc --layout=ldm --output=cnc.saf
 python -m launch.export --checkpoint=converted/sd --layout=diffusers --output=sd-folder
 python -m launch.export --checkpoint=runs/local --layout=ldm --output=local.safetensors
 python -m launch.export --checkpoint=runs/seg --layout=ldm --output=seg.ckpt --variable=segmentation
+python -m launch.export --checkpoint=runs/seg,runs/depth --layout=diffusers --output=adapters
 python -m launch.export --checkpoint=runs/local/checkpoints/20000 --layout=ldm --output=local.ckpt
 """
 
@@ -15,10 +16,11 @@ from absl import flags
 
 from launch.command import command, run
 
-_CHECKPOINT = flags.DEFINE_string(
+_CHECKPOINT = flags.DEFINE_list(
     "checkpoint",
     None,
-    "Converted directory, folder of a run (its newest checkpoint), or RUN/checkpoints/STEP.",
+    "Converted directories, folders of runs (their newest checkpoints), or RUN/checkpoints/STEP; "
+    "later ones add what earlier ones lack.",
     required=True,
 )
 _LAYOUT = flags.DEFINE_enum("layout", None, ["ldm", "diffusers"], "Layout to write.", required=True)
@@ -46,17 +48,21 @@ def main() -> None:
         from launch.components import components_of
         from sd_jax.convert.cast import cast_weights
         from sd_jax.convert.export import export_diffusers, export_ldm, untold_by_shapes
-        from sd_jax.convert.select import select_components
+        from sd_jax.convert.select import join_weights, select_components
         from sd_jax.convert.weights import weights_of_converted
         from sd_jax.training.trained import is_directory, open_directory
 
-        if not is_directory(_CHECKPOINT.value):
-            raise ValueError(
-                f"{_CHECKPOINT.value}: no converted directory and no training run; make one with "
-                f"launch.convert --source={_CHECKPOINT.value}"
-            )
+        problems = [
+            f"{path}: no converted directory and no training run; make one with "
+            f"launch.convert --source={path}"
+            for path in _CHECKPOINT.value
+            if not is_directory(path)
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
         components = components_of(_VARIABLE.value)
-        weights = weights_of_converted(open_directory(_CHECKPOINT.value, components))
+        opened = [open_directory(path, components) for path in _CHECKPOINT.value]
+        weights = join_weights([weights_of_converted(item) for item in opened])
         if _ONLY.value:
             weights = select_components(weights, _ONLY.value)
         if _DTYPE.value is not None:

@@ -15,7 +15,7 @@ from input_pipeline.stream import Helpers
 from launch.setting_checks import collect
 from launch.train_data import BatchNeeds, keys_of
 from launch.train_prior_pictures import pictures
-from launch.train_prior_start import TRAINED, integers, plan_start
+from launch.train_prior_start import PATTERNS, TRAINED, integers, plan_start
 from launch.train_request import TrainRequest
 from launch.train_system import Experiment, Sizes, System
 from sd_jax.autoencoder_loss import AutoencoderLoss
@@ -114,7 +114,7 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     """
     config, stage = request.config, request.config.stage
     model_config = CnCConfig(schedule=model.schedule, **model.configs)
-    patterns = tuple(f"{name}/.*" for name in TRAINED[stage])
+    patterns = PATTERNS[stage]
     tokenizer = load_tokenizer(model.tokenizer)
     vision = model.configs.get("image_encoder")
     helpers = Helpers(
@@ -123,7 +123,7 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     )
     choices = (config.dtype, config.attention, config.remat)
     settings = NetworkSettings(*choices)
-    if stage == "autoencoder":
+    if stage in ("autoencoder", "decoder"):
         maps = tuple(split_list(config.maps))
         loss = AutoencoderLoss(model_config, maps, config.image_share, config.kl_weight, settings)
         needs = BatchNeeds(("image", *maps), (), helpers)

@@ -30,12 +30,23 @@ from sd_jax.vae import VAEConfig, encode_images
 
 TRAINED: Mapping[str, tuple[str, ...]] = {
     "autoencoder": ("vae",),
+    "decoder": ("vae",),
     "towers": ("text_encoder", "image_encoder"),
     "unet": ("unet",),
 }
 """Components that a stage trains."""
 
-_NEEDED: Mapping[str, tuple[str, ...]] = {"unet": ("vae", "text_encoder")}
+PATTERNS: Mapping[str, tuple[str, ...]] = {
+    **{stage: tuple(f"{name}/.*" for name in names) for stage, names in TRAINED.items()},
+    # What encodes stays: latents that a UNet was trained on keep their meaning.
+    "decoder": ("vae/post_quant_conv/.*", "vae/decoder/.*"),
+}
+"""Patterns of the parameters that a stage trains."""
+
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "decoder": ("vae",),
+    "unet": ("vae", "text_encoder"),
+}
 _EXAMPLES, _SLICE = 64, 4
 
 
@@ -120,7 +131,8 @@ def plan_start(request: TrainRequest) -> PriorStart:
         raise TrainError(
             [
                 f"init: {', '.join(request.init) or 'nothing'} lacks {', '.join(missing)}, which "
-                f"stage {stage} needs; name the workdirs of the stages autoencoder and towers"
+                f"stage {stage} needs; name the workdirs of the stages that train them "
+                "(autoencoder, towers)"
             ]
         )
     schedule = ScheduleConfig(prediction_type=config.prediction_type)

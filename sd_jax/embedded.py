@@ -1,6 +1,7 @@
 """Weights that ship with the project, by the names that stand where a path could.
 
     scenes          the scenes prior, Compose and Conquer's fusers and FG-DM's adapters on it
+    scenes-three    the scenes prior with a local fuser for three layers of depth
     scenes-prior    the Stable Diffusion alone, an ordinary diffusers folder
 
 A file or folder that is called the same is named with a folder in front: ./scenes
@@ -15,6 +16,7 @@ _FOLDER = Path(__file__).parent / "data" / "scenes"
 
 EMBEDDED: Mapping[str, tuple[str, ...]] = {
     "scenes": ("prior", "cnc", "fgdm"),
+    "scenes-three": ("prior", "three"),
     "scenes-prior": ("prior",),
 }
 """Folders, by name; each is a checkpoint of its own, and they complete one another."""

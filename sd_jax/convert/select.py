@@ -1,4 +1,4 @@
-"""Some components of a checkpoint on their way out, without the others."""
+"""Checkpoints on their way out: several joined, or some components without the others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ import dataclasses
 from collections.abc import Sequence
 
 from sd_jax.convert.weights import ExportError, Weights
+
+
+def join_weights(parts: Sequence[Weights]) -> Weights:
+    """Returns the weights of checkpoints that complete one another.
+
+    Args:
+      parts: of a component that two have, the first is taken; the noise schedule is that of the
+        first with a UNet.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    holders = {name: part for part in reversed(parts) for name in part.configs}
+    order = dict.fromkeys(name for part in parts for name in part.configs)
+    with_unet = [part for part in parts if "unet" in part.configs] or parts
+    tokenizers = [part.tokenizer for part in parts if part.tokenizer is not None]
+    return Weights(
+        {name: holders[name].configs[name] for name in order},
+        with_unet[0].schedule,
+        {name: holders[name].shapes[name] for name in order},
+        lambda name: holders[name].read(name),
+        tokenizer=tokenizers[0] if tokenizers else None,
+    )
 
 
 def select_components(weights: Weights, names: Sequence[str]) -> Weights:

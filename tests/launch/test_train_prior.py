@@ -224,3 +224,16 @@ def test_what_a_stage_needs_is_named(tmp_path):
         plan_run(config_of("towers", sample_every=1), str(tmp_path / "run"))
     with pytest.raises(ValueError, match="unknown stage 'autoencode'; did you mean"):
         prior.get_config("stage=autoencode")
+
+
+def test_the_decoder_learns_and_latents_stay(runs, tmp_path):
+    config = config_of("decoder", init=str(runs["autoencoder"]), eval_every=0)
+    assert train(config, str(tmp_path / "run"))
+    before = load(runs["autoencoder"])
+    after = load(tmp_path / "run")
+    old, new = flat_params(before.params["vae"]), flat_params(after.params["vae"])
+    moved = {name for name, value in new.items() if not np.array_equal(value, old[name])}
+    assert moved
+    assert all(name.startswith(("decoder/", "post_quant_conv/")) for name in moved)
+    with pytest.raises(TrainError, match="lacks vae, which stage decoder needs"):
+        plan_run(config_of("decoder"), str(tmp_path / "other"))

@@ -9,7 +9,7 @@ from sd_jax.clip import CLIPTextConfig
 from sd_jax.convert.component import COMPONENTS
 from sd_jax.convert.export import export_ldm
 from sd_jax.convert.load import plan_loading
-from sd_jax.convert.select import select_components
+from sd_jax.convert.select import join_weights, select_components
 from sd_jax.convert.source import open_source
 from sd_jax.convert.store import open_converted, save_plans
 from sd_jax.convert.weights import ExportError, weights_of_converted, weights_of_model
@@ -56,3 +56,17 @@ def test_all_of_them_keep_what_the_file_looked_like(weights):
 def test_a_component_that_is_not_there(weights):
     with pytest.raises(ExportError, match=r"no unet, adapter_depth to write; .* vae, text_encoder"):
         select_components(weights, ["unet", "vae", "adapter_depth"])
+
+
+def test_checkpoints_complete_one_another(weights, tmp_path):
+    params, _ = random_params(COMPONENTS, CONFIG, 1, ("vae",))
+    other = weights_of_model(params, {"vae": CONFIG.vae}, ScheduleConfig(), tokenizer=tmp_path)
+    joined = join_weights([other, weights])
+    assert set(joined.configs) == {"vae", "text_encoder"}
+    assert joined.tokenizer == tmp_path
+    for name, part in (("vae", other), ("text_encoder", weights)):
+        for path, value in part.read(name).items():
+            np.testing.assert_array_equal(joined.read(name)[path], value)
+    # What one file looked like is not true of several.
+    assert joined.origins == ()
+    assert join_weights([weights]) is weights
