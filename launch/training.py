@@ -22,6 +22,7 @@ from launch.train_run import Plan, Run
 from launch.train_system import Sizes, system_of
 from launch.train_watch import say
 from sd_jax.convert.store import is_converted, open_converted
+from sd_jax.embedded import is_embedded
 from sd_jax.training.mesh import describe_batch, make_mesh
 from sd_jax.training.run_folder import RunFolder
 from sd_jax.training.trained import committed_steps
@@ -70,7 +71,7 @@ def plan_run(config: Any, workdir: str) -> Plan:
             problems += [
                 f"init: there is no file or folder {path}"
                 for path in paths
-                if not Path(path).exists()
+                if not is_embedded(path) and not Path(path).exists()
             ]
         # What follows would only repeat them.
         raise TrainError(problems)
