@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from input_pipeline.inspection import BINS, Statistics
 from input_pipeline.palettes import LegendRow
+from launch.html_parts import document, text, thumbnail
 
 _THUMBNAIL = 192
 _CLASSES_SHOWN = 30
 _STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem;
-  color: #222; background: #fafafa }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
-.good { color: #06632b } .bad { color: #a3000f }
 .charts { display: flex; flex-wrap: wrap; gap: 1.5rem }
-figure { margin: 0 } figcaption { font-size: .8rem; color: #555 }
 .record { background: #fff; border: 1px solid #ddd; padding: .8rem; margin: .8rem 0 }
 .pictures { display: flex; flex-wrap: wrap; gap: .5rem }
 .chip { display: inline-block; width: .9em; height: .9em; border: 1px solid #999;
   vertical-align: -.1em; margin: 0 .25em 0 .7em }
-rect { fill: #4477aa } svg text { font-size: 10px; fill: #555 }
+rect { fill: #4477aa }
 """
 
 
@@ -49,7 +40,7 @@ def page(
       records: from `record_block`.
     """
     parts = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{text(title)}</h1>",
         _verdict(problems),
         _table(facts),
         f"<h2>Over {numbers.records} records</h2>",
@@ -60,9 +51,7 @@ def page(
         "<h2>Records</h2>",
         *records,
     ]
-    body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+    return document(title, "\n".join(parts), _STYLE)
 
 
 def record_block(
@@ -80,25 +69,25 @@ def record_block(
       legend: classes in its segmentation.
     """
     cells = "".join(
-        f'<figure><img src="{_data_uri(pixels)}" alt="{_text(label)}"><figcaption>'
-        f"{_text(label)}</figcaption></figure>"
+        f'<figure><img src="{thumbnail(pixels, _THUMBNAIL)}" alt="{text(label)}"><figcaption>'
+        f"{text(label)}</figcaption></figure>"
         for label, pixels in pictures.items()
     )
-    texts = "".join(f"<li>{_text(caption) or '<em>(empty)</em>'}</li>" for caption in captions)
+    texts = "".join(f"<li>{text(caption) or '<em>(empty)</em>'}</li>" for caption in captions)
     chips = "".join(
         f'<span class="chip" style="background: rgb{tuple(row.colour)}"></span>'
-        f"{_text(row.name)} {row.share:.0%}"
+        f"{text(row.name)} {row.share:.0%}"
         for row in legend
     )
     return (
-        f'<div class="record"><strong>{_text(name)}</strong><ul>{texts}</ul>'
+        f'<div class="record"><strong>{text(name)}</strong><ul>{texts}</ul>'
         f'<div class="pictures">{cells}</div><p>{chips}</p></div>'
     )
 
 
 def problem_block(problem: str) -> str:
     """Returns the part of the page about a record that cannot be shown."""
-    return f'<div class="record bad">{_text(problem)}</div>'
+    return f'<div class="record bad">{text(problem)}</div>'
 
 
 def _verdict(problems: Sequence[str] | None) -> str:
@@ -106,7 +95,7 @@ def _verdict(problems: Sequence[str] | None) -> str:
         return "<p>Checksums were not compared; run with <code>--verify</code>.</p>"
     if not problems:
         return '<p class="good">Verified: every checksum, count and picture is as it should be.</p>'
-    items = "".join(f"<li>{_text(problem)}</li>" for problem in problems)
+    items = "".join(f"<li>{text(problem)}</li>" for problem in problems)
     return f'<div class="bad"><p>{len(problems)} problems:</p><ul>{items}</ul></div>'
 
 
@@ -140,35 +129,20 @@ def _bars(title: str, values: Mapping[Any, float]) -> str:
         shown = f"{value:.3g}"
         bars.append(
             f'<rect x="{index * step:.1f}" y="{height - tall:.1f}" width="{max(step - 1, 1):.1f}" '
-            f'height="{tall:.1f}"><title>{_text(label)}: {shown}</title></rect>'
+            f'height="{tall:.1f}"><title>{text(label)}: {shown}</title></rect>'
         )
         if index % every == 0:
-            labels.append(f'<text x="{index * step:.1f}" y="{height + 12}">{_text(label)}</text>')
+            labels.append(f'<text x="{index * step:.1f}" y="{height + 12}">{text(label)}</text>')
     return (
         f'<figure><svg width="{width}" height="{height + 16}" role="img" '
-        f'aria-label="{_text(title)}">{"".join(bars)}{"".join(labels)}</svg>'
-        f"<figcaption>{_text(title)}</figcaption></figure>"
+        f'aria-label="{text(title)}">{"".join(bars)}{"".join(labels)}</svg>'
+        f"<figcaption>{text(title)}</figcaption></figure>"
     )
 
 
 def _table(facts: Mapping[str, Any], heading: str = "") -> str:
     rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items()
+        f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in facts.items()
     )
-    head = f"<tr><th>{_text(heading)}</th><th>mean size</th></tr>" if heading else ""
+    head = f"<tr><th>{text(heading)}</th><th>mean size</th></tr>" if heading else ""
     return f"<table>{head}{rows}</table>"
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    picture = Image.fromarray(pixels)
-    # Enlarged without blur, so that the pixels of small maps can be seen.
-    factor = _THUMBNAIL / max(picture.size)
-    size = tuple(max(1, round(side * factor)) for side in picture.size)
-    method = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    buffer = io.BytesIO()
-    picture.resize((size[0], size[1]), method).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
