@@ -1,50 +1,57 @@
-"""The main job on a machine without weights: photographs composed by a tiny random model.
+"""A first look in minutes, without a GPU, a download or data: all parts of the project on one page.
 
-    python -m launch.quickstart --output=outputs/demo
+    python -m launch.quickstart --output=outputs/quickstart
 
-It makes a checkpoint of random weights and runs `launch.sample` on scikit-image's photographs. The
-pictures show that everything runs, and nothing more: random weights paint noise.
+Composes and draws scenes with the weights that ship with the project, trains for a few steps, and
+writes index.html with all pictures, times and commands. It starts anew where it was stopped.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
+import time
 from pathlib import Path
 
 from absl import flags
 
 from launch.command import command, run
 
-_OUTPUT = flags.DEFINE_string("output", "outputs/demo", "Folder to write to.")
-_SIZE = flags.DEFINE_integer("size", 256, "Height and width of the images.", lower_bound=64)
-_STEPS = flags.DEFINE_integer("num_steps", 10, "Denoising steps.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "outputs/quickstart", "Folder to write to.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "scenes", "Model with fusers and adapters.")
+_PRIOR = flags.DEFINE_string("prior", "scenes-prior", "Stable Diffusion that training starts from.")
+_ONLY = flags.DEFINE_list("only", [], "Names of the parts to do; all unless given.")
 
 
 def main() -> None:
     """Runs the command."""
     with command():
-        from configs.sample import get_config
-        from launch.quickstart_files import write_demo_files
-        from launch.sampling import sample_from_config
+        from configs.common import unknown_name
+        from launch.quickstart_page import Done, write_page
+        from launch.quickstart_parts import parts_of, write_inputs
+        from launch.quickstart_run import run_part
 
-        folder = Path(_OUTPUT.value)
-        settings = {
-            **write_demo_files(folder / "inputs"),
-            "height": _SIZE.value,
-            "width": _SIZE.value,
-            "num_steps": _STEPS.value,
-            "num_images": 2,
-            "batch_size": 2,
-            "output": str(folder),
-            "overwrite": True,
-        }
-        words = [sys.executable, "-m", "launch.sample", "--config=configs/sample.py"]
-        words += [f"--config.{name}={value}" for name, value in settings.items()]
-        print("running:\n  " + shlex.join(words), file=sys.stderr)
-        config = get_config()
-        config.update(settings)
-        print(f"look at {sample_from_config(config)}/contact_sheet.png", file=sys.stderr)
+        start, folder = time.perf_counter(), Path(_OUTPUT.value)
+        parts = parts_of(write_inputs(folder / "inputs"), _CHECKPOINT.value, _PRIOR.value)
+        names = [part.name for part in parts]
+        unknown = [name for name in _ONLY.value if name not in names]
+        if unknown:
+            raise ValueError("\n".join(unknown_name("part", name, names) for name in unknown))
+        wanted = [part for part in parts if not _ONLY.value or part.name in _ONLY.value]
+        done: list[Done] = []
+        for index, part in enumerate(wanted):
+            where = folder / part.name
+            print(
+                f"[{index + 1}/{len(wanted)}] {part.title}\n  {part.words(where)}", file=sys.stderr
+            )
+            began = time.perf_counter()
+            run_part(part, where)
+            done.append(Done(part, where, time.perf_counter() - began))
+            # After each part: what is there can be looked at already.
+            page = write_page(folder, done, len(wanted), time.perf_counter() - start)
+            if not index:
+                print(f"look at {page}, which grows", file=sys.stderr)
+        seconds = time.perf_counter() - start
+        print(f"done in {seconds / 60:.1f} minutes: open {page.resolve()}", file=sys.stderr)
 
 
 if __name__ == "__main__":
