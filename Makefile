@@ -23,10 +23,10 @@ help:
 	@echo "make types      pyright"
 	@echo "make clean      remove .venv, caches and build output"
 
-test: .venv/installed-test
+test: .venv/installed-test .venv/browser
 	$(PYTEST)
 
-test-slow: .venv/installed-test
+test-slow: .venv/installed-test .venv/browser
 	$(PYTEST) -m "slow and not weights and not gpu"
 
 demo: .venv/installed-demo
@@ -53,6 +53,16 @@ clean:
 	  "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name a newer one: " \
 	  "make $(MAKECMDGOALS) PYTHON=python3.11" % sys.version_info[:2])'
 	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+# The web page is tested in Debian's Chromium, which is installed where we may. Elsewhere these tests
+# are skipped, and say so.
+.venv/browser: .venv/made
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
+	  echo "There is no chromium here; the tests of the web page in a browser are skipped" >&2
 	@touch $@
 
 # A stamp per extra: installs again when the dependencies or the tools' settings change.

@@ -11,12 +11,17 @@ PACKAGES = ("sd_jax", "cnc_jax", "fgdm_jax", "input_pipeline", "configs", "launc
 # An unpinned torch brings the CUDA libraries along; `make test` pins the version it tests with.
 TORCH = "torch>=2.6"
 
+# Older ones let requests out of their upload folder on some systems (CVE-2026-28414).
+GRADIO = "gradio>=6.7"
+
 TEST = [
+    GRADIO,
     TORCH,
     "beartype>=0.20",
     "hypothesis>=6.100",
     "import-linter>=2.3",
     "onnxruntime>=1.20",
+    "playwright>=1.50",
     "pyarrow>=18",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
@@ -77,7 +82,7 @@ setup(
             "pyarrow>=18",
         ],
         "beam": ["apache-beam>=2.65"],
-        "demo": ["scikit-image>=0.25"],
+        "demo": [GRADIO, "scikit-image>=0.25"],
         "wandb": ["wandb>=0.19"],
         "test": TEST,
         "dev": [*TEST, *LINT],
