@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 
 from sd_jax.clip_vocabulary import BOS, EOS, SPECIAL_TOKENS, WORD_END, Vocabulary
-from sd_jax.tokenizer import WORD
+from sd_jax.tokenizer import split_like_clip
 
 _NO_LIMIT = 10**6
 
@@ -27,16 +27,10 @@ def learn_vocabulary(
       model_max_length: positions of the text encoder, BOS and EOS included.
     """
     import tokenizers
-    from tokenizers import models, normalizers, pre_tokenizers, trainers
+    from tokenizers import models, pre_tokenizers, trainers
 
     backend = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORD), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    split_like_clip(backend)
     trainer = trainers.BpeTrainer(
         vocab_size=_NO_LIMIT,
         min_frequency=2,

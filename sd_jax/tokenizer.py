@@ -239,7 +239,7 @@ def load_tokenizer(folder: Path | None) -> Tokenizer:
 def _build_backend(vocabulary: Vocabulary) -> Any:
     """Returns a `tokenizers.Tokenizer` that treats text as CLIP does and adds no BOS or EOS."""
     import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
+    from tokenizers import decoders, models
 
     try:
         model = models.BPE(
@@ -251,6 +251,21 @@ def _build_backend(vocabulary: Vocabulary) -> Any:
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
     backend = tokenizers.Tokenizer(model)
+    split_like_clip(backend)
+    backend.decoder = decoders.ByteLevel()
+    _add_tokens(backend, vocabulary)
+    return backend
+
+
+def split_like_clip(backend: Any) -> None:
+    """Makes a `tokenizers.Tokenizer` clean texts and part them into words of bytes as CLIP does.
+
+    Args:
+      backend: is changed.
+    """
+    import tokenizers
+    from tokenizers import normalizers, pre_tokenizers
+
     white_space = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), white_space, normalizers.Lowercase()]
@@ -259,9 +274,6 @@ def _build_backend(vocabulary: Vocabulary) -> Any:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    backend.decoder = decoders.ByteLevel()
-    _add_tokens(backend, vocabulary)
-    return backend
 
 
 def _add_tokens(backend: Any, vocabulary: Vocabulary) -> None:
