@@ -10,6 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+SCENES_SAMPLING = {
+    "checkpoint": "scenes",
+    "height": 64,
+    "width": 64,
+    "sampler": "dpmpp_2m",
+    "spacing": "trailing",
+    "num_steps": 20,
+    "guidance_scale": 3.0,
+}
+"""Settings for the weights that ship with the project; see docs/scenes.md."""
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     """Returns the arguments of `config.py:name=value,name=value` over their defaults.

@@ -6,7 +6,8 @@ r"""Images from text, layered depth maps, exemplars and masks: `launch.sample`.
         --config.masks=fox_mask.png --config.output=outputs/fox
 
 `configs/sample.py:preset=fast` is DPM-Solver++(2M) with 20 steps, `:preset=paper` is the setting
-of Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768), and
+of Compose and Conquer's tables (DDIM, 50 steps, guidance 7, 768x768), `:preset=scenes` takes the
+weights that ship with the project, at their size, and
 `:record=outputs/fox/record.json` repeats an earlier run. Lists are joined by commas, layers from
 front to back; `-` leaves a layer out. Names with commas go into a JSON list: '["a, b.png"]'.
 """
@@ -15,12 +16,13 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg, repeat, unknown_name
+from configs.common import SCENES_SAMPLING, parse_arg, repeat, unknown_name
 
 PRESETS = {
     "default": {},
     "fast": {"sampler": "dpmpp_2m", "num_steps": 20},
     "paper": {"num_steps": 50, "guidance_scale": 7.0, "height": 768, "width": 768},
+    "scenes": SCENES_SAMPLING,
 }
 
 

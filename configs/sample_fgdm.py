@@ -9,6 +9,7 @@ Draws `num_draws` sets of maps at a low resolution, counts which of the objects 
 for each segmentation shows, keeps the best, and draws the image from it alone (arXiv:2410.21638).
 `:graph=chain` draws segmentation, depth and image together, `:graph=layered` layered depth maps
 that Compose and Conquer composes, and `:record=outputs/dog/record.json` repeats an earlier run.
+`:graph=chain,preset=scenes` takes the weights that ship with the project, at their size.
 `--config.given=segmentation=edited.png` takes a map as it is, and `--config.wanted=depth` draws
 that variable and what it needs alone. Lists are joined by commas; names with commas go into a JSON
 list: '["a, b.png"]'. docs/drawing.md tells more.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg, repeat, unknown_name
+from configs.common import SCENES_SAMPLING, parse_arg, repeat, unknown_name
 
 GRAPHS = {
     "controlnet": "segmentation, image<segmentation:controlnet",
@@ -29,12 +30,23 @@ GRAPHS = {
 }
 """Graphs by the name that `:graph=` takes."""
 
+PRESETS = {
+    "default": {},
+    "scenes": {
+        **SCENES_SAMPLING,
+        "map_height": 64,
+        "map_width": 64,
+        "map_guidance_scale": 3.0,
+    },
+}
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `arg` is `graph=` or `record=`."""
-    args = parse_arg(arg, graph="controlnet", record="")
-    if args["graph"] not in GRAPHS:
-        raise ValueError(unknown_name("graph", args["graph"], GRAPHS))
+    """Returns the config; `arg` is `graph=` and `preset=`, or `record=`."""
+    args = parse_arg(arg, graph="controlnet", preset="default", record="")
+    for kind, known in (("graph", GRAPHS), ("preset", PRESETS)):
+        if args[kind] not in known:
+            raise ValueError(unknown_name(kind, args[kind], known))
     config = ConfigDict()
 
     # Files. Several checkpoints complete one another: of what two hold, the first is taken.
@@ -84,6 +96,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.attention = "auto"  # or einsum, xla, cudnn
     config.decode_slice = 1  # pictures decoded at once
 
+    config.update(PRESETS[args["preset"]])
     if args["record"]:
         repeat(config, args["record"])
     return config.lock()

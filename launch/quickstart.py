@@ -17,8 +17,6 @@ from absl import flags
 from launch.command import command, run
 
 _OUTPUT = flags.DEFINE_string("output", "outputs/quickstart", "Folder to write to.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "scenes", "Model with fusers and adapters.")
-_PRIOR = flags.DEFINE_string("prior", "scenes-prior", "Stable Diffusion that training starts from.")
 _ONLY = flags.DEFINE_list("only", [], "Names of the parts to do; all unless given.")
 
 
@@ -31,7 +29,7 @@ def main() -> None:
         from launch.quickstart_run import run_part
 
         start, folder = time.perf_counter(), Path(_OUTPUT.value)
-        parts = parts_of(write_inputs(folder / "inputs"), _CHECKPOINT.value, _PRIOR.value)
+        parts = parts_of(write_inputs(folder / "inputs"))
         names = [part.name for part in parts]
         unknown = [name for name in _ONLY.value if name not in names]
         if unknown:

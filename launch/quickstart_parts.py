@@ -15,11 +15,10 @@ from input_pipeline.scenes import Scenes, foreground_image
 
 SIZE = 64
 _HELD_OUT = 1
-# Of the held-out world: a scene with solids that hide each other, and two looks to give it.
-_SCENE, _FRONT_LOOK, _BACK_LOOK = 8, 21, 33
-_FAST = {"sampler": "dpmpp_2m", "spacing": "trailing", "num_steps": 20, "guidance_scale": 3.0}
-_SMALL = {"height": SIZE, "width": SIZE}
-_SMALL_MAPS = {"map_height": SIZE, "map_width": SIZE, "map_guidance_scale": 3.0, "map_steps": 20}
+# Of the held-out world: a scene with solids that hide each other, another with three of them, and
+# two looks to give to the first.
+_SCENE, _THREE, _FRONT_LOOK, _BACK_LOOK = 8, 54, 21, 33
+_COMPOSE, _DRAW = "configs/sample.py:preset=scenes", "configs/sample_fgdm.py:graph={},preset=scenes"
 _FEW_STEPS = {
     "num_steps": 20,
     "global_batch_size": 16,
@@ -67,14 +66,14 @@ class Part:
 
 
 def write_inputs(folder: Path) -> dict[str, Any]:
-    """Returns what the compositions are made from: a prompt, and the names of files written.
+    """Returns what the compositions are made from: prompts, and the names of files written.
 
     Args:
       folder: for the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     world = Scenes(_HELD_OUT, (SIZE, SIZE))
-    scene = world.arrays(_SCENE)
+    scene, three = world.arrays(_SCENE), world.arrays(_THREE)
     front, back = world.arrays(_FRONT_LOOK), world.arrays(_BACK_LOOK)
     pictures = {
         "foreground_depth": scene["foreground_depth"],
@@ -83,38 +82,42 @@ def write_inputs(folder: Path) -> dict[str, Any]:
         "front_look": foreground_image(front["image"], front["mask"]),
         "back_look": back["background"],
         "true_scene": scene["image"],
+        "near_of_three": three["foreground_depth"],
+        "middle_of_three": three["middle_depth"],
+        "far_of_three": three["far_depth"],
+        "true_three": three["image"],
     }
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, pixels in pictures.items():
         # Depth of 16 bits becomes 8: the picture is 64 pixels wide.
         write_png(paths[name], _bytes(pixels))
-    return {"prompt": scene["captions"][1], **{name: str(path) for name, path in paths.items()}}
+    prompts = {"prompt": scene["captions"][1], "prompt_of_three": three["captions"][3]}
+    return prompts | {name: str(path) for name, path in paths.items()}
 
 
-def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part]:
+def parts_of(files: Mapping[str, Any]) -> list[Part]:
     """Returns the parts, in the order in which they are done.
 
     Args:
       files: from `write_inputs`.
-      checkpoint: with the fusers and adapters.
-      prior: the Stable Diffusion that training starts from.
     """
+    return [*_compositions(files), *_drawings(), *_trainings()]
+
+
+def _compositions(files: Mapping[str, Any]) -> list[Part]:
+    five = {"num_images": 5, "batch_size": 5}
     compose = {
-        "checkpoint": checkpoint,
         "prompt": files["prompt"],
         "depth_maps": f"{files['foreground_depth']},{files['background_depth']}",
-        "num_images": 5,
-        "batch_size": 5,
-        **_SMALL,
-        **_FAST,
+        **five,
     }
     looks = {
         **compose,
+        "prompt": "",
         "exemplars": f"{files['front_look']},{files['back_look']}",
         "masks": files["mask"],
     }
-    draw = {"checkpoint": checkpoint, **_SMALL, **_SMALL_MAPS, **_FAST}
-    prompt = "a red ball in front of a blue box in the snow"
+    depths_of_three = ",".join(files[f"{name}_of_three"] for name in ("near", "middle", "far"))
     return [
         Part(
             "depth",
@@ -122,8 +125,22 @@ def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part
             "Two depth maps, the near object and everything behind it, and a text: the near object "
             "hides what is behind, and both are where the maps put them.",
             "sample",
-            "configs/sample.py",
+            _COMPOSE,
             compose,
+        ),
+        Part(
+            "three_layers",
+            "Three layers of depth",
+            "A fuser for three maps: each object hides the ones behind it, though each map shows "
+            "its object whole.",
+            "sample",
+            _COMPOSE,
+            {
+                "checkpoint": "scenes-three",
+                "prompt": files["prompt_of_three"],
+                "depth_maps": depths_of_three,
+                **five,
+            },
         ),
         *(
             Part(
@@ -132,18 +149,25 @@ def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part
                 "The exemplar of the front gives its look to the near object, that of the back to "
                 "the rest; the strength says how much.",
                 "sample",
-                "configs/sample.py",
+                _COMPOSE,
                 {**looks, "exemplar_strengths": strength},
             )
             for strength in ("0", "0.5", "1")
         ),
+    ]
+
+
+def _drawings() -> list[Part]:
+    prompt = {"prompt": "a red ball in front of a blue box in the snow"}
+    four = {"num_draws": 4, "num_images": 4, "batch_size": 4}
+    return [
         Part(
             "chain",
             "Maps drawn together with the image",
             "From text alone: segmentation, depth and image are denoised together.",
             "sample",
-            "configs/sample_fgdm.py:graph=chain",
-            {**draw, "prompt": prompt, "num_draws": 4, "num_images": 4, "batch_size": 4},
+            _DRAW.format("chain"),
+            {**prompt, **four},
         ),
         Part(
             "compliance",
@@ -151,8 +175,8 @@ def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part
             "Ten cheap segmentations; the one that shows most of what the prompt asks for becomes "
             "the image.",
             "sample",
-            "configs/sample_fgdm.py:graph=image",
-            {**draw, "prompt": prompt, "num_draws": 10},
+            _DRAW.format("image"),
+            {**prompt, "num_draws": 10},
         ),
         Part(
             "layered",
@@ -160,16 +184,21 @@ def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part
             "FG-DM draws the depth of the near object and of what is behind it; Compose and "
             "Conquer composes the image from both.",
             "sample",
-            "configs/sample_fgdm.py:graph=layered",
-            {**draw, "prompt": prompt, "num_draws": 4, "num_images": 4, "batch_size": 4},
+            _DRAW.format("layered"),
+            {**prompt, **four},
         ),
+    ]
+
+
+def _trainings() -> list[Part]:
+    return [
         Part(
             "train_fuser",
             "Training a local fuser",
             "Twenty steps of Compose and Conquer's first stage, from the scenes prior.",
             "train",
             "configs/cnc.py:stage=local,scale=scenes",
-            {"init": prior, **_FEW_STEPS},
+            {"init": "scenes-prior", **_FEW_STEPS},
         ),
         Part(
             "train_factor",
@@ -177,7 +206,7 @@ def parts_of(files: Mapping[str, Any], checkpoint: str, prior: str) -> list[Part
             "Twenty steps of FG-DM's segmentation adapter, from the scenes prior.",
             "train",
             "configs/fgdm.py:factor=segmentation,scale=scenes",
-            {"init": prior, "distill_every": 0, **_FEW_STEPS},
+            {"init": "scenes-prior", "distill_every": 0, **_FEW_STEPS},
         ),
     ]
 

@@ -17,7 +17,7 @@ from launch.setting_checks import RequestError
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     files = write_inputs(tmp_path_factory.mktemp("inputs"))
-    return files, parts_of(files, "scenes", "scenes-prior")
+    return files, parts_of(files)
 
 
 def test_inputs_are_layers_of_one_scene(parts):
