@@ -152,6 +152,7 @@ def check_trained(
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", RUNS)
 def test_a_file_holds_what_was_trained_and_the_start(stage, start, folders, tmp_path):
     before = bytes_of(open_tensors(start))
@@ -168,12 +169,14 @@ def test_a_file_holds_what_was_trained_and_the_start(stage, start, folders, tmp_
     assert any(newest[name] != earlier[name] for name in trained)
 
 
+@pytest.mark.slow
 def test_a_folder_of_diffusers_holds_the_same(folders, tmp_path):
     found = bytes_of(exported(folders["joint"], tmp_path / "folder", "diffusers"))
     trained = check_trained(folders["joint"], 3, "diffusers", found)
     assert {name.partition("/")[0] for name in trained} == {"local_fuser", "global_fuser"}
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_exported(folders, tmp_path):
     stored = state_bytes(folders["global"], 3)
     path = "global_fuser/layers_0/ff1/net_2/kernel"
@@ -183,6 +186,7 @@ def test_the_average_is_what_is_exported(folders, tmp_path):
     assert stored[f"ema/{path}"] != stored[f"params/{path}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "layout"),
     [("local", "ldm"), ("global", "ldm"), ("joint", "ldm"), ("joint", "diffusers")],
@@ -229,12 +233,14 @@ def test_a_run_without_checkpoints_is_its_start_under_the_original_names(tmp_pat
     assert {"betas", "alphas_cumprod", "posterior_mean_coef2", "logvar"} <= rest.keys()
 
 
+@pytest.mark.slow
 def test_a_step_that_was_not_saved_is_an_error(folders):
     for load in (cnc_jax.load, lambda path: open_directory(path, COMPONENTS)):
         with pytest.raises(CheckpointError, match=r"no checkpoint of step 1, but of \[2, 3\]"):
             load(folders["local"] / "checkpoints" / "1")
 
 
+@pytest.mark.slow
 def test_the_command_itself(folders, tmp_path):
     output = tmp_path / "file.safetensors"
     done = launch(

@@ -22,6 +22,8 @@ from sd_jax.training.signals import EXIT_STOPPED
 from tests.launch.mesh_runs import continue_from
 from tests.launch.tiny_training import ROOT, TIMEOUT_S, arguments, metrics, write_start
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 STEPS = 6
 # Of the run of one device, which the others are compared with: a signal takes some steps to arrive.
 MORE_STEPS = 40

@@ -78,6 +78,7 @@ def runs(tmp_path_factory, tokenizer) -> dict[str, Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_each_stage_tells_its_own_numbers(runs):
     for stage, name in (("autoencoder", "train/psnr"), ("towers", "train/accuracy")):
         lines = metrics(runs[stage])
@@ -91,6 +92,7 @@ def test_each_stage_tells_its_own_numbers(runs):
         assert list((runs[stage] / "images").rglob("*.png")), stage
 
 
+@pytest.mark.slow
 def test_a_stage_trains_its_own_components(runs):
     start = open_checkpoints([runs["unet"] / "model"], COMPONENTS).load(CnCConfig)
     for stage, names in (("autoencoder", ["vae"]), ("towers", ["text_encoder", "image_encoder"])):
@@ -108,6 +110,7 @@ def test_a_stage_trains_its_own_components(runs):
                 np.testing.assert_array_equal(value, flat_params(trained[name])[path])
 
 
+@pytest.mark.slow
 def test_latents_are_scaled_to_unit_variance(runs):
     from input_pipeline.scenes import Scenes
 
@@ -121,6 +124,7 @@ def test_latents_are_scaled_to_unit_variance(runs):
     assert float(np.std(latents)) == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.slow
 def test_diffusers_draws_with_the_exported_folder(runs, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
@@ -143,6 +147,7 @@ def test_diffusers_draws_with_the_exported_folder(runs, tmp_path):
     assert (tmp_path / "folder" / "image_encoder" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_settings(runs):
     config = config_of("towers", num_steps=5, schedule="constant", eval_every=0)
     with pytest.raises(TrainError, match=r"was started with other settings: .*schedule was"):
@@ -191,6 +196,7 @@ def test_other_sizes_make_another_start(tmp_path):
     assert plan_run(wider, str(tmp_path / "run")).start is not None
 
 
+@pytest.mark.slow
 def test_more_levels_than_a_picture_has_room_for(runs, tmp_path):
     deep = config_of("autoencoder", autoencoder_channels="8,8,8,8,8,8,8,8")
     with pytest.raises(TrainError, match="64x64 is no multiple of 128 on both sides"):
@@ -201,6 +207,7 @@ def test_more_levels_than_a_picture_has_room_for(runs, tmp_path):
         plan_run(config_of("unet", init=init, **levels), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_towers_that_do_not_fit(runs, tokenizer, tmp_path):
     towers = str(runs["towers"])
     with pytest.raises(TrainError, match="tokenizer is for a new text encoder"):
@@ -226,6 +233,7 @@ def test_what_a_stage_needs_is_named(tmp_path):
         prior.get_config("stage=autoencode")
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_latents_stay(runs, tmp_path):
     config = config_of("decoder", init=str(runs["autoencoder"]), eval_every=0)
     assert train(config, str(tmp_path / "run"))

@@ -129,6 +129,7 @@ def kill_and_check(run, tmp_path, kills: int) -> None:
     check_equal(workdir, expected)
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bytes(every, tmp_path):
     kill_and_check(every, tmp_path, 3)
 
@@ -166,6 +167,7 @@ def test_a_polite_signal_saves_at_the_step_and_tells_so(plain, tmp_path):
     check_equal(workdir, expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(plain, tmp_path):
     settings, expected = plain
     workdir = tmp_path / "run"
@@ -194,6 +196,7 @@ def test_a_folder_that_nobody_may_write_to_is_told(place, start_folder, shards):
     assert "loading" not in output
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(plain, tmp_path):
     settings, _ = plain
     endless = {**settings, "num_steps": 100_000}
@@ -220,6 +223,7 @@ def test_a_finished_run_says_so(plain):
     assert metrics(workdir) == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_unless_accepted(plain, tmp_path):
     settings, expected = plain
     workdir = tmp_path / "run"
@@ -231,6 +235,7 @@ def test_other_settings_are_refused_unless_accepted(plain, tmp_path):
     assert max(metrics(workdir)) == STEPS + 2
 
 
+@pytest.mark.slow
 def test_what_a_run_may_change(plain, tmp_path):
     """More steps, other devices and other intervals are no other run."""
     settings, expected = plain

@@ -221,6 +221,7 @@ def test_from_new_weights_to_both_fusers(start, tmp_path):
     scenes.check_estimates()
 
 
+@pytest.mark.slow
 def test_edges_and_pictures(start, tmp_path):
     config = config_of(
         "local",

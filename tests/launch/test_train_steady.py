@@ -11,6 +11,8 @@ import pytest
 
 from tests.launch.tiny_training import ROOT, metrics, write_start
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 STEPS = 1000
 # What grew by 6 KiB a step would pass it. The records of metrics and checkpoints take 0.9 MiB in
 # all, and a block of 3.3 MiB is there or not there when a checkpoint is due.
