@@ -124,7 +124,8 @@ def plan_loading(
         raise CheckpointError(_message(source, problems, causes))
     entries = {name: part.found for name, part in parts.items()}
     fresh = [f"{name}/{entry.path}" for name, part in parts.items() for entry in part.missing]
-    unused = tuple(name for name in source.tensors if name not in _used(entries))
+    used = _used(entries)
+    unused = tuple(name for name in source.tensors if name not in used)
     return Plan(source, configs, entries, tuple(fresh), unused)
 
 

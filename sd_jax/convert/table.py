@@ -15,6 +15,7 @@ and one-to-one, so the same table reads and writes, and tells what is missing an
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -107,11 +108,14 @@ def make_table(
     return tuple(entries)
 
 
-def abstract_params(module: Any, *inputs: jax.ShapeDtypeStruct, **kwargs: Any) -> Any:
-    """Returns the shapes of a module's parameters without computing anything."""
-    variables = jax.eval_shape(
-        lambda *args: module.init(jax.random.key(0), *args, **kwargs), *inputs
-    )
+@functools.lru_cache(maxsize=256)
+def abstract_params(module: Any, *inputs: jax.ShapeDtypeStruct) -> Any:
+    """Returns the shapes of a module's parameters without computing anything.
+
+    They are remembered, as tracing a UNet takes most of the time in which a checkpoint is checked;
+    the tree is shared by all callers.
+    """
+    variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args), *inputs)
     return variables["params"]
 
 

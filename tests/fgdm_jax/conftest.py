@@ -16,7 +16,6 @@ from fgdm_jax import FGDMConfig
 from fgdm_jax.adapter import AdapterConfig
 from fgdm_jax.convert import COMPONENTS, components
 from sd_jax.controlnet import ControlNetConfig
-from sd_jax.convert import component as component_module
 from sd_jax.convert.load import plan_loading, read_component
 from sd_jax.convert.source import Source
 from sd_jax.model import Model
@@ -141,20 +140,3 @@ def small_inputs() -> SimpleNamespace:
 def unchecked(monkeypatch) -> None:
     """Switches the checks of signatures off, for the errors that callers without them get."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.fixture(scope="module")
-def trace_once():
-    """Remembers the shapes of a network at one size, which many tests ask for."""
-    known = {}
-    trace = component_module.abstract_params
-
-    def remembered(module, *inputs, **kwargs):
-        key = repr((module, inputs, kwargs))
-        if key not in known:
-            known[key] = trace(module, *inputs, **kwargs)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(component_module, "abstract_params", remembered)
-        yield

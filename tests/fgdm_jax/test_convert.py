@@ -31,8 +31,6 @@ from tests.fgdm_jax.small_adapters import KINDS, SMALL, SMALL_UNET, shapes_of
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 UNET = "model.diffusion_model."
 
-pytestmark = pytest.mark.usefixtures("trace_once")
-
 
 def read(name):
     return json.loads((MANIFESTS / f"{name}.json").read_text())

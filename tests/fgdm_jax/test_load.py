@@ -27,8 +27,6 @@ from sd_jax.schedule import ScheduleConfig
 from sd_jax.typing import flat_params
 from tests.fgdm_jax.small_adapters import KINDS, SMALL, SMALL_UNET, shapes_of, tensors
 
-pytestmark = pytest.mark.usefixtures("trace_once")
-
 
 def assert_same(ours, theirs):
     ours, theirs = flat_params(ours), flat_params(theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 
 from sd_jax.clip import CLIPTextConfig, CLIPVisionConfig
 from sd_jax.controlnet import ControlNetConfig
-from sd_jax.convert import component as component_module
 from sd_jax.convert.component import COMPONENTS
 from sd_jax.convert.source import Source
 from sd_jax.files import LazyTensor, write_safetensors
@@ -35,23 +34,6 @@ _VISION = CLIPVisionConfig(
     num_heads=1,
     projection_dim=12,
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _trace_once() -> Iterator[None]:
-    """Remembers the shapes of a network at one size, which many tests ask for."""
-    known: dict[str, Any] = {}
-    trace = component_module.abstract_params
-
-    def remembered(module: Any, *inputs: Any, **kwargs: Any) -> Any:
-        key = repr((module, inputs, kwargs))
-        if key not in known:
-            known[key] = trace(module, *inputs, **kwargs)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(component_module, "abstract_params", remembered)
-        yield
 
 
 @pytest.fixture(scope="session")
