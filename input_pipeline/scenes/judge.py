@@ -8,6 +8,8 @@ scenes (`docs/scenes.md`) is the most that a model can reach.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,10 +102,31 @@ class Judge:
         where = np.argmax(evidence, axis=0) != _GROUND if inside is None else inside
         if where.mean() < (_LEAST if inside is None else 1 / where.size):
             return None
-        # Textures have white and black parts: one pixel alone must not rule a colour out.
-        told = evidence[:_GROUND, where]
-        told = np.maximum(told - told.max(axis=0), -_SAY)
-        return COLOURS[int(np.argmax(told.sum(axis=1)))]
+        return COLOURS[_likeliest(evidence[:_GROUND, where])]
+
+    def solid(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        inside: Bool[np.ndarray, "h w"],
+        among: Collection[str] = COLOURS,
+        place: str | None = None,
+    ) -> str | None:
+        """Returns the colour of the solid that a region shows, or None if it shows the place.
+
+        Unlike `colour` it may say that no solid is there, and takes each to be as likely as the
+        place, however much of a picture places take.
+
+        Args:
+          image: of a scene.
+          inside: the region; not empty.
+          among: colours that come into question.
+          place: that the picture shows; the most likely one unless given.
+        """
+        number = PLACES.index(self.place(image) if place is None else place)
+        names = [name for name in COLOURS if name in among]
+        paints = [*map(COLOURS.index, names), _GROUND]
+        told = self._likelihoods[number][:, _kinds(image)[inside]]
+        return [*names, None][_likeliest(told[paints])]
 
     def share(
         self,
@@ -123,6 +146,11 @@ class Judge:
         shown = self.paint(image, place) == COLOURS.index(colour)
         return float(np.mean(shown if inside is None else shown[inside]))
 
+    @functools.cached_property
+    def _likelihoods(self) -> Float[np.ndarray, "place paint kind"]:
+        """Of a kind of pixel in each paint, as logarithms."""
+        return self.paints - np.log(np.exp(self.paints).sum(axis=-1, keepdims=True))
+
     def _paints(
         self, image: UInt8[np.ndarray, "h w 3"], place: str | None
     ) -> Float[np.ndarray, "paint h w"]:
@@ -132,6 +160,12 @@ class Judge:
     def _evidence(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, " place"]:
         seen = _kinds(image)
         return self.places[:, _bands(seen.shape), seen].sum(axis=(1, 2))
+
+
+def _likeliest(told: Float[np.ndarray, "paint n"]) -> int:
+    """Returns the number of the paint for which most pixels speak."""
+    # Textures have white and black parts: one pixel alone must not rule a colour out.
+    return int(np.argmax(np.maximum(told - told.max(axis=0), -_SAY).sum(axis=1)))
 
 
 def _kinds(image: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
