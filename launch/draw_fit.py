@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fgdm_jax.adapter import parents_problem
-from fgdm_jax.convert import adapter_name
+from fgdm_jax.fit import needed_components as components_of_graph
+from fgdm_jax.fit import size_problems
 from fgdm_jax.graph import Factor
 from launch.draw_request import DrawRequest
 from sd_jax.load import Opened
@@ -16,17 +16,13 @@ def needed_components(request: DrawRequest, opened: Opened) -> list[str]:
       request: for its order of factors.
       opened: the checkpoints.
     """
-    names = ["unet", "vae", "text_encoder"]
-    for factor in request.order:
-        names += {
-            "adapter": [adapter_name(factor.variable)],
-            "controlnet": ["controlnet"],
-            "cnc": ["local_fuser"],
-        }.get(factor.kind, [])
+    names = components_of_graph(request.order)
+    if any(factor.kind == "cnc" for factor in request.order):
+        names.append("local_fuser")
     has_filter = request.config.safety_checker and "safety_checker" in opened.configs
     if request.image is not None and has_filter:
         names.append("safety_checker")
-    return list(dict.fromkeys(names))
+    return names
 
 
 def fit_problems(request: DrawRequest, opened: Opened) -> list[str]:
@@ -42,37 +38,25 @@ def fit_problems(request: DrawRequest, opened: Opened) -> list[str]:
         for name in needed_components(request, opened)
         if name not in opened.configs
     ]
-    unet = opened.configs.get("unet")
-    if unet is None:
-        return problems
-    if unet.in_channels != unet.out_channels:
-        problems.append(
-            f"the UNet takes {unet.in_channels} channels and returns {unet.out_channels}; graphs "
-            "are drawn with one that takes what it returns"
-        )
+    problems += size_problems(request.order, opened.configs)
     for factor in request.order:
-        problems += _factor_problems(factor, opened)
+        problems += _fuser_problems(factor, opened)
     return problems
 
 
-def _factor_problems(factor: Factor, opened: Opened) -> list[str]:
-    problems = []
-    unet = opened.configs["unet"]
-    adapter = opened.configs.get(adapter_name(factor.variable))
-    if factor.kind == "adapter" and adapter is not None:
-        problem = parents_problem(adapter, unet, factor)
-        if problem is not None:
-            problems.append(f"{problem}; write the graph that it was trained with")
+def _fuser_problems(factor: Factor, opened: Opened) -> list[str]:
     local = opened.configs.get("local_fuser")
-    if factor.kind == "cnc" and local is not None:
-        if local.num_layers != len(factor.parents):
-            problems.append(
-                f"the local fuser takes {local.num_layers} layers, the graph gives it "
-                f"{len(factor.parents)}"
-            )
-        if local.condition_channels != 3:
-            problems.append(
-                f"the local fuser takes maps of {local.condition_channels} channels (as "
-                "Uni-ControlNet does); depth maps have 3"
-            )
+    if factor.kind != "cnc" or local is None:
+        return []
+    problems = []
+    if local.num_layers != len(factor.parents):
+        problems.append(
+            f"the local fuser takes {local.num_layers} layers, the graph gives it "
+            f"{len(factor.parents)}"
+        )
+    if local.condition_channels != 3:
+        problems.append(
+            f"the local fuser takes maps of {local.condition_channels} channels (as "
+            "Uni-ControlNet does); depth maps have 3"
+        )
     return problems

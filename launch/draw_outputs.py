@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgdm_jax.decode import decode_map, picture_of
+from fgdm_jax.scores import Scores
 from input_pipeline.contact_sheet import Picture, contact_sheet
 from input_pipeline.images import to_uint8, write_png
 from input_pipeline.schema import VOID
 from launch.draw_request import DrawRequest
-from launch.draw_scores import Scores
 from launch.sample_record import Record
 
 _COLUMNS = 5

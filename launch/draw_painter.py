@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,16 @@ import numpy as np
 from cnc_jax.compose import compose_latents
 from cnc_jax.condition import Condition
 from fgdm_jax.decode import depth_of
-from fgdm_jax.draw import Drawing, draw
+from fgdm_jax.draw import Drawing
 from fgdm_jax.graph import groups
+from fgdm_jax.painter import GraphPainter, filled, keys_of
 from launch.draw_inputs import Given
 from launch.draw_request import DrawRequest
 from launch.progress import StepBar
-from sd_jax.encoding import decode_images, encode_prompts, latents_scale, posterior_of
+from sd_jax.encoding import encode_prompts
 from sd_jax.model import Model
 from sd_jax.sampling import SamplerTable
 from sd_jax.tokenizer import Tokenizer
-from sd_jax.typing import Array
 
 
 class Painter:
@@ -48,9 +47,7 @@ class Painter:
         self._dtype = jnp.dtype(config.dtype)
         prompts = [config.prompt, config.negative_prompt]
         ids = jnp.asarray(tokenizer(prompts, long_prompts=config.long_prompts))
-        self._texts = encode_prompts(model, ids, dtype=self._dtype)
         self._tables = dict(tables)
-        self._given = {name: self._encode(picture) for name, picture in given.maps.items()}
         self._hints = {name: picture[None] for name, picture in given.hints.items()}
         scale = model.config.vae.downsampling
         names = [factor.variable for factor in request.order]
@@ -65,6 +62,14 @@ class Painter:
             conditioning_scale=config.conditioning_scale,
             dtype=self._dtype,
             attention_implementation=config.attention,
+        )
+        self._painter = GraphPainter(
+            model,
+            self._drawing,
+            encode_prompts(model, ids, dtype=self._dtype),
+            given.maps,
+            given.hints,
+            config.decode_slice,
         )
 
     def draw(
@@ -82,26 +87,16 @@ class Painter:
           maps: latents that were drawn before, [seed h w c] by variable.
           batch_size: to which everything is filled up, so that nothing recompiles.
         """
-        count = len(seeds)
-        given = {name: _filled(latents, batch_size) for name, latents in maps.items()}
-        given |= {name: _filled(latents, batch_size) for name, latents in self._given.items()}
         label = "+".join(wanted)
         with StepBar(self._num_steps(wanted), f"{label}, {_seeds(seeds)}") as bar:
-            state = draw(
-                self.model,
-                self._drawing,
-                self._text(0, batch_size),
-                self._keys(seeds, batch_size),
-                negative_embeddings=self._text(1, batch_size),
-                wanted=wanted,
-                given=given,
-                pictures={name: _filled(hint, batch_size) for name, hint in self._hints.items()},
+            return self._painter.draw(
+                seeds,
+                wanted,
+                maps,
+                batch_size,
                 keep=self.request.keep,
                 report=lambda _, done: bar.update(done),
             )
-        latents = {name: np.asarray(state.factors[name].latents)[:count] for name in wanted}
-        kept = {name: np.asarray(state.kept[name])[:, :count] for name in state.kept}
-        return latents, kept
 
     def compose(
         self,
@@ -121,7 +116,7 @@ class Painter:
         config = self.request.config
         height, width = self.request.size("image")
         pictures = {**maps, **self._hints}
-        layers = [_filled(pictures[name], batch_size) for name in layer_names]
+        layers = [filled(pictures[name], batch_size) for name in layer_names]
         shape = (batch_size, height, width)
         depths = [jax.image.resize(depth_of(layer), shape, "bilinear") for layer in layers]
         stacked = jnp.repeat(jnp.stack(depths, axis=1)[..., None], 3, axis=-1)
@@ -133,12 +128,12 @@ class Painter:
         with StepBar(table.timesteps.shape[0], f"image, {_seeds(seeds)}") as bar:
             latents = compose_latents(
                 self.model,
-                self._text(0, batch_size),
+                self._painter.text(0, batch_size),
                 Condition(depth_maps=stacked, residual_scales=scales),
                 table,
-                self._keys(seeds, batch_size),
+                keys_of(seeds, batch_size),
                 latents_size=self._drawing.sizes["image"],
-                negative_embeddings=self._text(1, batch_size) if guided else None,
+                negative_embeddings=self._painter.text(1, batch_size) if guided else None,
                 guidance_scale=self._guidance_scale("image") if guided else None,
                 dtype=self._dtype,
                 attention_implementation=config.attention,
@@ -155,29 +150,10 @@ class Painter:
         Raises:
           FloatingPointError: they are not finite.
         """
-        slice_size = self.request.config.decode_slice
-        decoded = decode_images(
-            self.model, jnp.asarray(latents), dtype=self._dtype, slice_size=slice_size
-        )
-        pictures = np.asarray(decoded, np.float32)
-        if not np.isfinite(pictures).all():
-            raise FloatingPointError(
-                f"what was drawn is not finite in {self._dtype}; use --config.dtype=bfloat16 or "
-                "float32"
-            )
-        return pictures
-
-    def _encode(self, picture: np.ndarray) -> Array:
-        batch = {"given": jnp.asarray(picture)[None]}
-        posterior = posterior_of(self.model, batch, "given", self._dtype)
-        return posterior.mean.astype(jnp.float32) * latents_scale(self.model)
-
-    def _text(self, index: int, batch_size: int) -> Array:
-        return jnp.repeat(self._texts[index : index + 1], batch_size, axis=0)
-
-    def _keys(self, seeds: Sequence[int], batch_size: int) -> Array:
-        filled = (*seeds, *[0] * batch_size)[:batch_size]
-        return jax.vmap(jax.random.key)(jnp.asarray(filled, jnp.uint32))
+        try:
+            return self._painter.decode(latents)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; use --config.dtype=bfloat16 or float32") from error
 
     def _guidance_scale(self, name: str) -> float:
         config = self.request.config
@@ -190,13 +166,6 @@ class Painter:
             max(self._tables[factor.variable].timesteps.shape[0] for factor in group)
             for group in groups(order, self.request.config.mode)
         )
-
-
-def _filled(rows: Any, batch_size: int) -> Array:
-    """Returns `batch_size` rows: those there, and the first one again; of one, copies."""
-    rows = jnp.asarray(rows)
-    missing = batch_size - rows.shape[0]
-    return jnp.concatenate([rows, jnp.repeat(rows[:1], missing, axis=0)]) if missing else rows
 
 
 def _seeds(seeds: Sequence[int]) -> str:

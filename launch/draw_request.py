@@ -13,7 +13,7 @@ from fgdm_jax.graph import VARIABLES, Factor, FactorGraph, Mode, parse_graph, sa
 from fgdm_jax.graph import unknown_name as unknown_variable
 from fgdm_jax.load import named_paths
 from fgdm_jax.sampling import HandOver
-from fgdm_jax.vocabulary import COCO_NEVER_LABELLED, check_objects, classes_of, objects_in
+from fgdm_jax.scores import objects_of
 from input_pipeline.palettes import PALETTE_NAMES, Palette, palette
 from launch.setting_checks import (
     SAMPLING_CHOICES,
@@ -72,11 +72,6 @@ class DrawRequest:
     def image(self) -> Factor | None:
         """The image's factor, if it is drawn."""
         return next((factor for factor in self.order if factor.variable == "image"), None)
-
-    @property
-    def asked(self) -> tuple[tuple[int, ...], ...]:
-        """Classes that count as each of the objects asked for."""
-        return tuple(classes_of(name, self.palette.classes) for name in self.objects)
 
     @property
     def scores(self) -> bool:
@@ -298,8 +293,4 @@ def _keep(config: Any, order: FactorGraph, problems: list[str]) -> tuple[int, ..
 
 def _objects(config: Any, classes: Palette) -> tuple[str, ...]:
     """Returns the classes that the user, or else the prompt, asks for."""
-    named = split_list(config.objects)
-    if named:
-        return check_objects(named, classes.classes)
-    leave_out = COCO_NEVER_LABELLED if classes.name == "coco" else ()
-    return objects_in(config.prompt, classes.classes, leave_out=leave_out)
+    return objects_of(config.prompt, classes, split_list(config.objects))

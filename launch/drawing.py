@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from fgdm_jax.scores import Scores
 from launch.components import AnyConfig, components_of
 from launch.draw_fit import fit_problems, needed_components
 from launch.draw_inputs import Given, doubts, read_given
 from launch.draw_outputs import DrawOutputs
 from launch.draw_painter import Painter
 from launch.draw_request import DrawRequest, palette_of_run, parse_request
-from launch.draw_scores import Scores, score
+from launch.draw_scores import score
 from launch.loaded import LoadedModels
 from launch.sample_safety import flagged_images
 from launch.setting_checks import RequestError, collect, output_problems

@@ -15,11 +15,11 @@ import cnc_jax.testing
 from configs import sample, sample_fgdm
 from fgdm_jax.convert import adapter_name
 from fgdm_jax.draw import draw
+from fgdm_jax.scores import Scores
 from fgdm_jax.testing import smallest_config, with_adapters
 from input_pipeline.palettes import palette
 from launch.components import AnyConfig, components_of
 from launch.draw_request import DrawRequest, palette_of_run, parse_request
-from launch.draw_scores import Scores
 from launch.drawing import draw_from_config
 from launch.sampling import sample_from_config
 from sd_jax.convert.store import save_model
@@ -123,7 +123,7 @@ def test_no_more_is_drawn_than_is_asked_for(checkpoint, tmp_path, monkeypatch, d
         sizes.append(len(keys))
         return draw(model, drawing, text, keys, **options)
 
-    monkeypatch.setattr("launch.draw_painter.draw", counting)
+    monkeypatch.setattr("fgdm_jax.painter.draw", counting)
     settings = {"num_draws": draws, "map_batch_size": 2, "wanted": "segmentation"}
     folder = drawn(checkpoint, tmp_path / "out", **settings)
     assert sizes == expected
