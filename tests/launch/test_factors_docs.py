@@ -16,10 +16,24 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "factors.md").read_text()
 
 
-def test_drawing():
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+def run(block: int) -> dict[str, Any]:
+    """Returns the names that one of the page's blocks of Python leaves."""
     names: dict[str, Any] = {}
-    exec(compile(block, "docs/factors.md", "exec"), names)
+    text = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[block]
+    exec(compile(text, "docs/factors.md", "exec"), names)
+    return names
+
+
+def test_the_pipeline():
+    names = run(0)
+    assert names["drawn"].images.shape == (2, 64, 64, 3)
+    assert names["drawn"].recall.shape == (2,)
+    assert names["best"].maps.keys() == {"segmentation", "depth"}
+    assert names["edited"].images.shape == (1, 64, 64, 3)
+
+
+def test_drawing():
+    names = run(1)
     assert set(names["pictures"]) == {"segmentation", "depth", "image"}
     for picture in names["pictures"].values():
         assert picture.shape == (2, 64, 64, 3)
