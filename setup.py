@@ -14,12 +14,20 @@ TORCH = "torch>=2.6"
 # Older ones let requests out of their upload folder on some systems (CVE-2026-28414).
 GRADIO = "gradio>=6.7"
 
+NOTEBOOKS = [
+    TORCH,
+    "ipykernel>=6.29",
+    "matplotlib>=3.9",
+]
+
 TEST = [
     GRADIO,
-    TORCH,
+    *NOTEBOOKS,
     "beartype>=0.20",
     "hypothesis>=6.100",
     "import-linter>=2.3",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "onnxruntime>=1.20",
     "playwright>=1.50",
     "pyarrow>=18",
@@ -82,6 +90,7 @@ setup(
             "pyarrow>=18",
         ],
         "beam": ["apache-beam>=2.65"],
+        "notebooks": NOTEBOOKS,
         "demo": [GRADIO, "scikit-image>=0.25"],
         "wandb": ["wandb>=0.19"],
         "test": TEST,
