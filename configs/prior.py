@@ -11,6 +11,7 @@ r"""Training of a Stable Diffusion from nothing: `launch.train`.
     towers        CLIP's text and image encoders       nothing
     unet          the noise prediction, from text      the workdirs of the two
     decoder       the way back from latents alone      what holds an autoencoder
+    image_tower   the image encoder alone              what holds a text encoder
 
 What `init` holds is trained further, what it lacks is new, of the sizes below. The defaults are
 for the scenes, 64 x 64 pictures; docs/prior.md tells more.
@@ -28,6 +29,15 @@ BASE = "configs.training"
 
 MAPS = "segmentation,depth,normal,sketch,foreground_depth,background_depth"
 
+_CONTRASTIVE = {
+    "global_batch_size": 128,
+    "learning_rate": 1e-3,
+    "num_steps": 4000,
+    "schedule": "cosine",
+    "sample_every": 0,
+    "drop_caption": 0.0,
+}
+
 STAGES = {
     "autoencoder": {
         "global_batch_size": 16,
@@ -38,14 +48,7 @@ STAGES = {
         "guidance_scale": 1.0,
         "drop_caption": 0.0,
     },
-    "towers": {
-        "global_batch_size": 128,
-        "learning_rate": 1e-3,
-        "num_steps": 4000,
-        "schedule": "cosine",
-        "sample_every": 0,
-        "drop_caption": 0.0,
-    },
+    "towers": _CONTRASTIVE,
     "unet": {
         "global_batch_size": 32,
         "learning_rate": 1e-3,
@@ -62,6 +65,7 @@ STAGES = {
         "guidance_scale": 1.0,
         "drop_caption": 0.0,
     },
+    "image_tower": _CONTRASTIVE,
 }
 """Settings by stage."""
 

@@ -15,7 +15,7 @@ from input_pipeline.stream import Helpers
 from launch.setting_checks import collect
 from launch.train_data import BatchNeeds, keys_of
 from launch.train_prior_pictures import pictures
-from launch.train_prior_start import PATTERNS, TRAINED, integers, plan_start
+from launch.train_prior_start import CONTRASTIVE, PATTERNS, TRAINED, integers, plan_start
 from launch.train_request import TrainRequest
 from launch.train_system import Experiment, Sizes, System
 from sd_jax.autoencoder_loss import AutoencoderLoss
@@ -56,12 +56,12 @@ def setting_problems(config: Any) -> list[str]:
         problems.append(
             f"tokenizer: there is no folder {config.tokenizer}; launch.make_tokenizer makes one"
         )
-    if config.stage == "towers" and config.sample_every and config.num_samples:
-        problems.append("stage towers draws no pictures; set sample_every to 0")
-    if config.stage == "towers" and config.accumulation > 1:
+    if config.stage in CONTRASTIVE and config.sample_every and config.num_samples:
+        problems.append(f"stage {config.stage} draws no pictures; set sample_every to 0")
+    if config.stage in CONTRASTIVE and config.accumulation > 1:
         problems.append(
             f"accumulation is {config.accumulation}, but an image is compared with all captions of "
-            "its batch; stage towers takes no microbatches"
+            f"its batch; stage {config.stage} takes no microbatches"
         )
     return problems + _size_problems(config)
 
@@ -130,7 +130,7 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         return Experiment(
             model_config, loss, patterns, frozenset(TRAINED[stage]), needs, has_timesteps=False
         )
-    if stage == "towers":
+    if stage in CONTRASTIVE:
         towers = ContrastiveLoss(model_config, tokenizer.eos_id, config.temperature, settings)
         needs = BatchNeeds(("exemplar_images", "input_ids"), (), helpers)
         return Experiment(

@@ -32,9 +32,13 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
     "autoencoder": ("vae",),
     "decoder": ("vae",),
     "towers": ("text_encoder", "image_encoder"),
+    "image_tower": ("image_encoder",),
     "unet": ("unet",),
 }
 """Components that a stage trains."""
+
+CONTRASTIVE = ("towers", "image_tower")
+"""Stages that compare images with captions."""
 
 PATTERNS: Mapping[str, tuple[str, ...]] = {
     **{stage: tuple(f"{name}/.*" for name in names) for stage, names in TRAINED.items()},
@@ -45,6 +49,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
 
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "decoder": ("vae",),
+    "image_tower": ("text_encoder",),
     "unet": ("vae", "text_encoder"),
 }
 _EXAMPLES, _SLICE = 64, 4
@@ -153,7 +158,7 @@ def plan_start(request: TrainRequest) -> PriorStart:
         if name not in configs
     }
     configs.update(new)
-    if stage == "towers":
+    if stage in CONTRASTIVE:
         width = configs["text_encoder"].hidden_size
         compared = configs["image_encoder"].projection_dim
         if width != compared:
@@ -169,7 +174,7 @@ def plan_start(request: TrainRequest) -> PriorStart:
         f"sizes: {height}x{width} is no multiple of {multiple} on both sides, to which the levels "
         "of autoencoder and UNet shrink pictures; take larger sizes or fewer levels"
         for height, width in request.sizes
-        if stage != "towers" and (height % multiple or width % multiple)
+        if stage not in CONTRASTIVE and (height % multiple or width % multiple)
     ]
     if problems:
         raise TrainError(problems)

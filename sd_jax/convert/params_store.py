@@ -48,19 +48,20 @@ def params_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def load_params(folder: Path, abstract: Params) -> Params:
+def load_params(folder: Path, abstract: Params | None = None) -> Params:
     """Returns what `save_params` wrote, as NumPy arrays in the types they were written with.
 
     Args:
       folder: that it was written to.
-      abstract: tree of the expected shapes.
+      abstract: tree of the expected shapes; those that are stored unless given.
 
     Raises:
       CheckpointError: names every path that is missing, too much, of another shape, or whose
         values are not those that were written.
     """
     stored = params_shapes(folder)
-    _check_shapes(folder, stored, abstract)
+    if abstract is not None:
+        _check_shapes(folder, stored, abstract)
     tree = nested_params(stored)
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     try:

@@ -92,7 +92,6 @@ class Converted:
         Raises:
           CheckpointError: the parameters are damaged, or are not those expected.
         """
-        abstract = nested_params(self.shapes(component)) if abstract is None else abstract
         params = load_params(self.path / "params" / component, abstract)
         if self.replaced is None:
             return params

@@ -245,3 +245,16 @@ def test_the_decoder_learns_and_latents_stay(runs, tmp_path):
     assert all(name.startswith(("decoder/", "post_quant_conv/")) for name in moved)
     with pytest.raises(TrainError, match="lacks vae, which stage decoder needs"):
         plan_run(config_of("decoder"), str(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_the_image_tower_learns_and_the_text_encoder_stays(runs, tmp_path):
+    config = config_of("image_tower", init=str(runs["towers"]), eval_every=0)
+    assert train(config, str(tmp_path / "run"))
+    before, after = load(runs["towers"]), load(tmp_path / "run")
+    assert list(after.params) == ["image_encoder"]
+    old = flat_params(before.params["image_encoder"])
+    new = flat_params(after.params["image_encoder"])
+    assert sum(not np.array_equal(new[name], old[name]) for name in new) > 0.9 * len(new)
+    with pytest.raises(TrainError, match="lacks text_encoder, which stage image_tower needs"):
+        plan_run(config_of("image_tower"), str(tmp_path / "other"))
