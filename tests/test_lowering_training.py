@@ -75,9 +75,9 @@ def traced_step(mesh: AbstractMesh, dtype: str, optimizer: str):
 @pytest.mark.parametrize(
     ("devices", "dtype", "optimizer"),
     [
-        (8, "float32", "adamw8bit"),
-        (8, "bfloat16", "adamw"),
-        (256, "float32", "adamw"),
+        pytest.param(8, "float32", "adamw8bit", marks=pytest.mark.slow),
+        pytest.param(8, "bfloat16", "adamw", marks=pytest.mark.slow),
+        pytest.param(256, "float32", "adamw", marks=pytest.mark.slow),
         (256, "bfloat16", "adamw8bit"),
     ],
 )

@@ -87,7 +87,9 @@ def norms_by_component(named, components):
 
 
 @pytest.mark.parametrize("variant", ["upstream", "without_no_grad"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["cnc", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("local", "global"))]
+)
 def test_loss_and_gradients(golden_model, golden_inputs, golden, mode, variant):
     facts = FACTS[f"{mode}.{variant}"]
     trainer = Trainer(golden_model, golden_inputs, mode, variant == "upstream")

@@ -207,7 +207,7 @@ def test_probabilities_that_underflow_stay_finite(student, teacher):
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("heads_in_a_step", [1, 2])
+@pytest.mark.parametrize("heads_in_a_step", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_any_number_of_heads_in_a_step(student, teacher, monkeypatch, heads_in_a_step):
     expected, (expected_gradients, _) = gradients_of(student, teacher)
     # Heads of the largest map, which two layers share: 4 steps, or 2.
@@ -312,6 +312,7 @@ def of_the_adapter(small_model, small_inputs):
     return run
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_from_it_with_and_without_checkpointing(of_the_adapter):
     value, gradients = of_the_adapter("none")
     assert value > 1e-5

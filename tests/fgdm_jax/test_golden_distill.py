@@ -28,6 +28,8 @@ from sd_jax.unet import UNet
 pytestmark = pytest.mark.parity
 MAP_TOLERANCE, VALUE_TOLERANCE, GRADIENT_TOLERANCE = 5e-6, 1e-5, 2e-5
 VARIABLES = {"adapter": "segmentation", "time_adapter": "depth"}
+# The one with time has all that the plain one has.
+KINDS = [pytest.param("adapter", marks=pytest.mark.slow), "time_adapter"]
 SIZE = (16, 16)
 SPEC = json.loads(
     (Path(__file__).parents[1] / "goldens" / "fgdm" / "c_distill_paper.json").read_text()
@@ -96,7 +98,7 @@ def losses_and_gradients(golden_model, inputs, teacher):
     return lambda features, *weights: run(features, params, teacher, jnp.array(weights))
 
 
-@pytest.fixture(scope="module", params=VARIABLES)
+@pytest.fixture(scope="module", params=KINDS)
 def distilled(request, golden_model, inputs, teacher, losses_and_gradients):
     """Returns the kind of adapter, what was computed with it, and gradients of its first layer."""
     name = f"adapter_{VARIABLES[request.param]}"

@@ -25,10 +25,12 @@ from sd_jax.typing import flat_params
 pytestmark = pytest.mark.parity
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 2e-5
 VARIABLES = {"adapter": "segmentation", "time_adapter": "depth"}
+# The one with time has all that the plain one has.
+KINDS = [pytest.param("adapter", marks=pytest.mark.slow), "time_adapter"]
 FACTS = json.loads((Path(__file__).parents[1] / "goldens" / "fgdm" / "e_training.json").read_text())
 
 
-@pytest.fixture(scope="module", params=VARIABLES)
+@pytest.fixture(scope="module", params=KINDS)
 def trained(request, golden_model, golden_inputs):
     """Returns the kind of adapter, its loss, and its gradients in the original code's names."""
     inputs, variable = golden_inputs, VARIABLES[request.param]

@@ -108,7 +108,16 @@ def settings_of(launcher: str) -> tuple[list[str], list[dict[str, str]]]:
     return ["{}", "{}"], [{**common, **dict.fromkeys(names, rank)} for rank in ranks]
 
 
-@pytest.mark.parametrize("launcher", ["settings", "variables", "torchrun", "SLURM", "Open MPI 4"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "SLURM",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("settings", "variables", "torchrun", "Open MPI 4")
+        ),
+    ],
+)
 def test_two_processes_join(launcher: str) -> None:
     status, (first, second) = run_two(*settings_of(launcher))
     # World, rank, writer, all ranks; then SIGTERM's handler, warnings shown, information hidden.

@@ -39,6 +39,7 @@ def output_of(task, folder, devices=1):
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_save_harms_nothing_and_leaves_nothing(tmp_path):
     """Killed at random moments, of writing and of removing; each run goes on from there."""
     moments = random.Random(0)
@@ -90,6 +91,7 @@ def test_any_mesh_reads_what_another_wrote(tmp_path):
     assert output.split("\n") == [*(f"read on {devices}" for devices in (8, 4, 2, 1, 8)), ""]
 
 
+@pytest.mark.slow
 def test_two_processes_agree(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
