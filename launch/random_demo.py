@@ -25,7 +25,7 @@ def main() -> None:
     """Runs the command."""
     with command():
         from configs.sample import get_config
-        from launch.random_demo_files import write_demo_files
+        from launch.demo_files import write_demo_files
         from launch.sampling import sample_from_config
 
         folder = Path(_OUTPUT.value)
