@@ -146,8 +146,8 @@ def test_surgery_from_stable_diffusion_and_back_together(checkpoints, tmp_path):
     sd = part_of(whole, tmp_path / "sd.safetensors", ("model.", "first_stage", "cond_stage"))
     local, table = converted_to(tmp_path, sd, num_heads=4, surgery="init_local")
     rows = [" ".join(line.split()) for line in table.splitlines()]
-    assert "local_fuser sd.safetensors 282 90 made by init_local" in rows
-    assert "unet sd.safetensors 686 0" in rows
+    assert "local_fuser sd.safetensors 94 50 made by init_local" in rows
+    assert "unet sd.safetensors 208 0" in rows
     weights = weights_of_converted(open_converted(local, COMPONENTS))
     fuser, unet = (
         weights.read("local_fuser"),
