@@ -27,6 +27,8 @@ pytestmark = pytest.mark.parity
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 FACTS = json.loads((Path(__file__).parents[1] / "goldens" / "cnc" / "train.json").read_text())
 MODES = {"cnc": "joint", "local": "local", "global": "global"}
+# Together they have all that they have alone.
+MODE_PARAMS = ["cnc", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("local", "global"))]
 # The fusers, and the decoder's head: what the original code computes gradients of.
 WATCHED = ("local_fuser/.*", "global_fuser/.*", "unet/.*")
 
@@ -87,9 +89,7 @@ def norms_by_component(named, components):
 
 
 @pytest.mark.parametrize("variant", ["upstream", "without_no_grad"])
-@pytest.mark.parametrize(
-    "mode", ["cnc", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("local", "global"))]
-)
+@pytest.mark.parametrize("mode", MODE_PARAMS)
 def test_loss_and_gradients(golden_model, golden_inputs, golden, mode, variant):
     facts = FACTS[f"{mode}.{variant}"]
     trainer = Trainer(golden_model, golden_inputs, mode, variant == "upstream")
@@ -123,7 +123,7 @@ def test_loss_and_gradients(golden_model, golden_inputs, golden, mode, variant):
         assert relative_rms(named[name], expected) < GRADIENT_TOLERANCE, name
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODE_PARAMS)
 def test_one_step_of_adamw(golden_model, golden_inputs, golden, mode):
     trainer = Trainer(golden_model, golden_inputs, mode, is_upstream=True)
     params, frozen = split_params(trainer.model.params, STAGES[MODES[mode]].trainable)
