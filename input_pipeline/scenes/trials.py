@@ -4,7 +4,11 @@
     Transfer    the look of another scene's foreground in: is it inside of the mask, and only there?
 
 Trials are found in a world by their index, always the same ones. `known_pictures` draws pictures
-that are right, or wrong in one way: they show what verdicts are worth.
+that are right, or wrong in one way: they show what verdicts are worth. Of 512 trials of world 1:
+
+    in front          true scenes 98.0 %, wrong order 1.8 %, from text alone 26.8 %
+    look inside       as it should be 100 %, the scene's own look 0 %
+    look outside      as it should be 0.6 %, on all of several objects 93.5 %
 """
 
 from __future__ import annotations

@@ -1,0 +1,176 @@
+"""The measurement of weights on the scenes, from a model to its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.scenes_quality.figures import Figure, percent
+from benchmarks.scenes_quality.measures import MEASURES, Taken, chosen, take
+from benchmarks.scenes_quality.prior import as_picture
+from benchmarks.scenes_quality.report import identity, write_report
+from benchmarks.scenes_quality.segmentation import recalls, shares_of
+from benchmarks.scenes_quality.settings import Settings
+from benchmarks.scenes_quality.studio import Studio
+from cnc_jax.condition import Condition
+from cnc_jax.testing import smallest_config
+from fgdm_jax.adapter import adapter_for
+from input_pipeline.scenes import Scenes
+from input_pipeline.scenes.judge import Judge
+from launch.components import AnyConfig, components_of
+from sd_jax.model import Model
+from sd_jax.testing import random_params
+from sd_jax.tokenizer import Tokenizer
+
+_FEW = Settings(scenes=3, strengths=(0.0, 1.0), draws=2)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge.of_scenes(100)
+
+
+@pytest.fixture(scope="module")
+def studio():
+    small = smallest_config()
+    fields = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
+    config = AnyConfig(**fields, adapter_segmentation=adapter_for(small.unet, 1))
+    model = Model(*random_params(components_of(), config, 0, ()))
+    return Studio(model, Tokenizer.default(), batch_size=2, num_steps=2)
+
+
+@pytest.fixture(scope="module")
+def taken(studio, judge) -> Taken:
+    return take(chosen([]), studio, judge, _FEW)
+
+
+@pytest.fixture(scope="module")
+def folder(taken, studio, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quality")
+    write_report(folder, taken, ["scenes-prior"], studio, _FEW)
+    return folder
+
+
+def test_a_whole_model_has_all_figures(taken, folder):
+    content = json.loads((folder / "quality.json").read_text())
+    assert content["left_out"] == {}
+    for name in ("psnr_image", "caption_both", "occlusion", "look", "leakage", "segmentation_1"):
+        figure = content["figures"][name]
+        assert np.isfinite(figure["value"])
+        assert figure["scenes"] == 3
+    occlusion = content["figures"]["occlusion"]
+    assert set(occlusion["more"]) == {
+        "the model with swapped layers",
+        "the model with text alone",
+    }
+    assert list(content["figures"]["look"]["more"]) == ["strength 0"]
+    assert content["settings"]["num_steps"] == 2
+    assert content["checkpoints"]["scenes-prior"]["bytes"] > 10_000
+    assert content["date"]
+    assert content["machine"]
+
+
+def test_contact_sheets_show_every_kind_of_case(folder):
+    for name in ("autoencoder", "captions", "occlusion", "looks", "segmentation"):
+        with Image.open(folder / f"{name}.png") as sheet:
+            assert min(sheet.size) > 300
+
+
+def test_the_plot_is_drawn(folder):
+    pytest.importorskip("matplotlib")
+    with Image.open(folder / "quality.png") as plot:
+        assert plot.size[0] > 800
+
+
+def test_random_weights_meet_no_target_that_takes_learning(taken):
+    figures = {figure.name: figure for figure in taken.figures}
+    for name in ("psnr_image", "caption_place", "segmentation_2"):
+        assert not figures[name].is_met
+
+
+def test_without_a_model_ceilings_and_floors_are_there(judge, tmp_path):
+    taken = take(chosen(["compose", "factors"]), None, judge, _FEW)
+    assert set(taken.left_out) == {"occlusion", "looks", "segmentation"}
+    figures = {figure.name: figure for figure in taken.figures}
+    assert all(figure.value is None and figure.is_met is None for figure in taken.figures)
+    assert figures["occlusion"].ceiling > figures["occlusion"].floors["wrong order"]
+    assert figures["look"].ceiling > figures["look"].floors["the scene itself"]
+    assert figures["leakage"].ceiling < figures["leakage"].floors["the look on all objects"]
+    assert figures["segmentation_1"].ceiling == 100
+    write_report(tmp_path, taken, [], None, _FEW)
+    assert (tmp_path / "occlusion.png").is_file()
+
+
+def test_what_a_checkpoint_lacks_is_left_out_and_said(judge, capsys):
+    prior = Studio.open(["scenes-prior"], batch_size=2)
+    prior.model.params.pop("unet", None)
+    taken = take(["autoencoder", "looks"], prior, judge, _FEW)
+    assert list(taken.left_out) == ["looks"]
+    assert "local_fuser" in taken.left_out["looks"]
+    assert "local_fuser" in capsys.readouterr().err
+    assert taken.figures[0].value > 15
+
+
+def test_three_layers_are_measured_where_they_can_be(studio):
+    config = studio.model.config
+    three = dataclasses.replace(config.local_fuser, num_layers=3)
+    config = dataclasses.replace(config, local_fuser=three)
+    changed = dataclasses.replace(studio, model=Model(studio.model.params, config))
+    assert MEASURES["occlusion"].problem(changed) == ""
+    assert "3 layers" in MEASURES["looks"].problem(changed)
+
+
+def test_pictures_depend_on_their_case_and_not_on_their_batch(studio):
+    texts = ["a red ball", "a blue box in the snow", "a green cone"]
+    depth = np.random.default_rng(0).random((3, 2, 64, 64, 3)).astype(np.float32)
+    together = []
+
+    def condition(rows):
+        together.append(list(rows))
+        return Condition(depth_maps=depth[list(rows)])
+
+    images = studio.compose(texts, "test", condition).astype(int)
+    assert images.shape == (3, 64, 64, 3)
+    assert together == [[0, 1], [2, 2]]
+    twice = studio.compose(texts[:1], "test", lambda rows: Condition(depth_maps=depth[[0, 2]]))
+    np.testing.assert_allclose(twice[0], images[0], atol=1)
+    other = studio.compose(texts[1:2], "test", lambda rows: Condition(depth_maps=depth[[0, 2]]))
+    assert np.abs(other[0] - images[0]).max() > 1
+
+
+def test_recall_of_true_maps_is_full_and_of_empty_ones_is_none():
+    values = Scenes(1, fields=("segmentation",)).arrays(0)["segmentation"]
+    picture = as_picture("segmentation", values)
+    shown = sorted(set(values.ravel().tolist()))
+    shares = shares_of(np.stack([picture, -np.ones_like(picture)]))
+    found = recalls(shares, [shown[:1], shown])
+    assert found.tolist() == [1.0, 0.0]
+
+
+def test_names_of_measures_and_groups():
+    assert chosen(["compose"]) == ["occlusion", "looks"]
+    assert chosen(["segmentation", "prior"]) == ["autoencoder", "captions", "segmentation"]
+    with pytest.raises(ValueError, match="only: shape is no measure; choose some of prior,"):
+        chosen(["shape"])
+
+
+def test_targets_point_both_ways():
+    most = Figure("a", "a", "%", 10, value=9.0, target=10.0, at_most=True)
+    assert most.is_met
+    assert not dataclasses.replace(most, value=11.0).is_met
+    least = dataclasses.replace(most, at_most=False)
+    assert not least.is_met
+    assert least.to_json()["standard_error"] == pytest.approx(9.05, abs=0.01)
+    assert percent([True, False, False, False]) == 25
+
+
+def test_the_hash_of_a_checkpoint_follows_its_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    first = identity(str(tmp_path))
+    (tmp_path / "a").write_bytes(b"2")
+    assert identity(str(tmp_path))["sha256"] != first["sha256"]
+    assert first["bytes"] == 1
