@@ -148,7 +148,10 @@ def test_velocity_models_are_trained_on_velocity(model, batch):
     np.testing.assert_allclose(losses, errors / alphas, rtol=1e-4)
 
 
-@pytest.mark.parametrize("remat", ["dots", "layers", "blocks"])
+@pytest.mark.parametrize(
+    "remat",
+    ["layers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dots", "blocks"))],
+)
 def test_rematerialisation_changes_no_number(model, batch, remat):
     params, frozen = parts_of(model, "joint")
 
