@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
                 seed=_SEED.value,
             )
     except ValueError as error:
-        raise app.UsageError(str(error)) from error
+        sys.exit(f"error: {error}")
     print("the judge looks at scenes of its own ...", file=sys.stderr)
     taken = take(names, studio, Judge.of_scenes(), settings)
     write_report(Path(_OUTPUT.value), taken, checkpoints, studio, settings)
