@@ -43,7 +43,8 @@ class Drawn:
     def __repr__(self) -> str:
         words = f"{len(self)} draws of {', '.join(self.decoded)}"
         if self.recall is not None:
-            words += f"; recall of {', '.join(self.objects)}: {np.round(self.recall, 2).tolist()}"
+            recalls = ", ".join(f"{100 * recall:.0f}" for recall in self.recall)
+            words += f"; recall of {', '.join(self.objects)}: {recalls} %"
         return f"<{words}>"
 
     @property
