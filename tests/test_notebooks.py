@@ -25,7 +25,7 @@ from sd_jax.testing import random_params
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TIMEOUT_S = 540
+TIMEOUT_S = 1400
 
 SEEN = {
     **dict.fromkeys(("segmentation", "depth", "foreground_depth", "background_depth"), 1),

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def launch(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def launch(name: str, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Runs `python -m launch.<name>` in the project's folder to its end, whatever its status."""
     return subprocess.run(
         [sys.executable, "-m", f"launch.{name}", *arguments],
@@ -23,7 +23,7 @@ def launch(name: str, *arguments: str, timeout: float = 300) -> subprocess.Compl
     )
 
 
-def launched(name: str, *arguments: str, timeout: float = 300) -> str:
+def launched(name: str, *arguments: str, timeout: float = 900) -> str:
     """Runs it as `launch` does and expects success; returns what it said."""
     done = launch(name, *arguments, timeout=timeout)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ def run(script: str, folder: Path, *arguments: str, **variables: str) -> tuple[i
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     return done.returncode, done.stdout + done.stderr
 

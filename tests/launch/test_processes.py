@@ -58,9 +58,9 @@ def run_two(settings: list[str], environments: list[dict[str, str]]) -> tuple[in
     ]
     try:
         # The one that SIGTERM ends is first; the other would wait for it to say goodbye.
-        first, _ = processes[0].communicate(timeout=60)
+        first, _ = processes[0].communicate(timeout=300)
         processes[1].send_signal(signal.SIGKILL)
-        second, _ = processes[1].communicate(timeout=60)
+        second, _ = processes[1].communicate(timeout=300)
         return processes[0].returncode, [_without_gloo(text) for text in (first, second)]
     finally:
         for process in processes:
@@ -299,10 +299,10 @@ def test_a_process_that_fails_alone_ends_the_run(error, status, message):
         for line in processes[0].stderr:
             if message in line:
                 told = time.monotonic()
-        processes[0].wait(timeout=60)
+        processes[0].wait(timeout=300)
         ended = time.monotonic()
         processes[0].stderr.close()
-        processes[1].communicate(timeout=60)
+        processes[1].communicate(timeout=300)
     finally:
         too_late.cancel()
         for process in processes:

@@ -127,7 +127,7 @@ def test_batches_arrive_on_eight_devices(folders):
         },
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

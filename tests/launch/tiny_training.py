@@ -19,7 +19,7 @@ from sd_jax.training.checkpoints import Checkpoints
 from sd_jax.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 
 SETTINGS: dict[str, Any] = {
     "global_batch_size": 4,

@@ -139,7 +139,7 @@ def test_killed_at_any_time_it_goes_on(tmp_path, undisturbed):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

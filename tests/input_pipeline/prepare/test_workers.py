@@ -97,7 +97,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
             children = psutil.Process(parent.pid).children(recursive=True)
     finally:
         parent.kill()
-        parent.wait(timeout=10)
+        parent.wait(timeout=60)
     assert len(children) >= 3
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=90)
     assert alive == []

@@ -42,7 +42,7 @@ def digest_elsewhere(**environment: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=480,
     )
     return result.stdout.strip()
 

@@ -106,7 +106,7 @@ print(os.waitpid(child, 0)[1])
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ["True", "0", "0"], done.stderr
 
 

@@ -34,7 +34,7 @@ sys.stdout.buffer.write(pickle.dumps((records, builder.info.full_name, len(build
 
 def run(script, *arguments):
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", script, *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=60, cwd="/")
+    done = subprocess.run(command, capture_output=True, timeout=300, cwd="/")
     assert done.returncode == 0, done.stderr.decode()
     return pickle.loads(done.stdout)
 

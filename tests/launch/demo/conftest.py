@@ -49,7 +49,7 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     """Returns a fresh page; a test fails if it asked any other machine for anything."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(300_000)
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(server.address)

@@ -25,7 +25,7 @@ from sd_jax.convert.store import save_model
 from sd_jax.testing import random_params
 
 ROOT = Path(__file__).parents[3]
-_START_S = 120
+_START_S = 480
 _EXAMPLE = {
     "depth-0": "foreground_depth",
     "depth-1": "background_depth",
@@ -75,7 +75,7 @@ class Server:
         """One for all: each reads its certificates, which takes longer than an answer."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         return httpx.Client(
-            base_url=self.address, verify=False, trust_env=False, timeout=60, limits=limits
+            base_url=self.address, verify=False, trust_env=False, timeout=300, limits=limits
         )
 
     @functools.cached_property
@@ -123,7 +123,7 @@ class Server:
             headers={"content-type": "application/json"},
         )
 
-    def messages(self, session: str, timeout: float = 60) -> Iterator[dict[str, Any]]:
+    def messages(self, session: str, timeout: float = 300) -> Iterator[dict[str, Any]]:
         with self.client.stream(
             "GET", "/gradio_api/queue/data", params={"session_hash": session}, timeout=timeout
         ) as response:

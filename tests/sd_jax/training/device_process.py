@@ -41,7 +41,7 @@ def run_on_devices(script: str, *args: Any, devices: int = 8, processes: int = 1
         for process in range(processes)
     ]
     try:
-        outputs = [process.communicate(timeout=240) for process in running]
+        outputs = [process.communicate(timeout=900) for process in running]
     finally:
         for process in running:
             process.kill()

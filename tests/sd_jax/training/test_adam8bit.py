@@ -191,7 +191,7 @@ def test_a_mesh_changes_nothing():
         },
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=900,
         check=False,
     )
     assert result.stdout == "equal P('x', 'y') uint8\n", result.stderr

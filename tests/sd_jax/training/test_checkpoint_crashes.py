@@ -34,7 +34,7 @@ def process(task, folder, devices=1, arguments=()):
 
 def output_of(task, folder, devices=1):
     running = process(task, folder, devices)
-    output, errors = running.communicate(timeout=240)
+    output, errors = running.communicate(timeout=900)
     assert running.returncode == 0, errors
     return output
 
@@ -99,7 +99,7 @@ def test_two_processes_agree(tmp_path):
     running = [process("two_processes", tmp_path, 2, (address, str(rank))) for rank in (0, 1)]
     # What only one of them fails to read, neither uses.
     for each, reason in zip(running, ("CheckpointDamaged", "Exception"), strict=True):
-        output, errors = each.communicate(timeout=240)
+        output, errors = each.communicate(timeout=900)
         assert each.returncode == 0, errors
         lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
         assert lines == ["True", "2 True", f"1 {reason} 1 True", "steps 1 2"]
