@@ -172,10 +172,10 @@ def _drawings() -> list[Part]:
         Part(
             "compliance",
             "Prompts obeyed by sampling",
-            "Ten cheap segmentations; the one that shows most of what the prompt asks for becomes "
-            "the image.",
+            "Ten cheap sets of maps; the one whose segmentation shows most of what the prompt asks "
+            "for becomes the image.",
             "sample",
-            _DRAW.format("image"),
+            _DRAW.format("chain"),
             {**prompt, "num_draws": 10},
         ),
         Part(

@@ -42,11 +42,10 @@ export_to "$runs/joint" cnc local_fuser,global_fuser
 train three cnc.py:stage=local,scale=scenes --config.init="$prior" --config.num_layers=3 "$@"
 export_to "$runs/three" three local_fuser
 
-# FG-DM on it.
-for factor in segmentation depth normal sketch layered; do
+# FG-DM on it: segmentation, depth and image as a chain, the others each from the text.
+for factor in chain normal sketch layered; do
   train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.init="$prior" "$@"
 done
-train image fgdm.py:factor=image,scale=scenes --config.init="$runs/segmentation,$prior" "$@"
-factors=segmentation,depth,normal,sketch,foreground_depth,background_depth,image
-export_to "$runs/segmentation,$runs/depth,$runs/normal,$runs/sketch,$runs/layered,$runs/image" \
+factors=segmentation,depth,image,normal,sketch,foreground_depth,background_depth
+export_to "$runs/chain,$runs/normal,$runs/sketch,$runs/layered" \
   fgdm "adapter_${factors//,/,adapter_}"
