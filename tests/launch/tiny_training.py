@@ -73,11 +73,11 @@ def start(workdir: Path, stage: str, *, devices: int = 1, **settings: Any) -> su
 
 def train(workdir: Path, stage: str, *, status: int = 0, **settings: Any) -> str:
     """Runs to the end; returns the output."""
-    process = start(workdir, stage, **settings)
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        process.kill()
+    with start(workdir, stage, **settings) as process:
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
     assert process.returncode == status, output
     return output
 
