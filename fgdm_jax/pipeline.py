@@ -6,8 +6,9 @@
 
 Prompts are obeyed by drawing many maps and making an image of the best (arXiv:2410.21638):
 
-    maps = pipeline(prompt, "image", ["segmentation"], seeds=range(10), size=(64, 64))
-    drawn = pipeline(prompt, "image", given=maps.best())
+    variables = ["segmentation", "depth"]
+    maps = pipeline(prompt, "chain", variables, seeds=range(10), size=(64, 64))
+    drawn = pipeline(prompt, "chain", given=maps.best())
 
 `fgdm_jax.painter` and `fgdm_jax.draw` have the programs that this is made of, for those who need
 more; `fgdm_jax.pipeline_checks` says what may be asked for.
