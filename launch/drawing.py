@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from fgdm_jax.scores import Scores
+from fgdm_jax.scores import Scores, score_draws, unscored
 from launch.components import AnyConfig, components_of
 from launch.draw_fit import fit_problems, needed_components
 from launch.draw_inputs import Given, doubts, read_given
 from launch.draw_outputs import DrawOutputs
 from launch.draw_painter import Painter
 from launch.draw_request import DrawRequest, palette_of_run, parse_request
-from launch.draw_scores import score
 from launch.loaded import LoadedModels
 from launch.sample_safety import flagged_images
 from launch.setting_checks import RequestError, collect, output_problems
@@ -59,7 +58,7 @@ def draw_from_config(config: Any, models: LoadedModels | None = None) -> Path:
     if request.maps or together:
         _draw_all(painter, outputs, drawn, (*request.maps, *together))
     with record.timed("scores"):
-        scores = score(request, drawn.pictures.get("segmentation"))
+        scores = _score(request, drawn.pictures.get("segmentation"))
     _tell(request, scores)
     chosen: Sequence[int] = ()
     if request.image is not None:
@@ -255,3 +254,10 @@ def _tell(request: DrawRequest, scores: Scores) -> None:
             f"palette of the segmentations, if it is not {request.palette.name}",
             flush=True,
         )
+
+
+def _score(request: DrawRequest, segmentations: np.ndarray | None) -> Scores:
+    """Returns the scores of all draws: [draw h w 3] in [-1, 1], or None if none are drawn."""
+    if segmentations is None or not request.scores:
+        return unscored(request.objects, len(request.seeds))
+    return score_draws(segmentations, request.objects, request.palette)
