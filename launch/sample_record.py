@@ -94,7 +94,7 @@ class Record:
             "device": jax.devices()[0].device_kind,
             "attention": sorted(implementations_used()),
             "versions": {
-                name: _version(name) for name in ("cnc-fgdm-jax", "jax", "jaxlib", "flax")
+                name: version_of(name) for name in ("cnc-fgdm-jax", "jax", "jaxlib", "flax")
             },
         }
         self._compare(content)
@@ -120,7 +120,12 @@ class Record:
             )
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Returns the installed version of a package, in words if there is none.
+
+    Args:
+      name: of the package.
+    """
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

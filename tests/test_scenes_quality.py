@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from benchmarks.scenes_quality.studio import Studio
 from cnc_jax.condition import Condition
 from cnc_jax.testing import smallest_config
 from fgdm_jax.adapter import adapter_for
-from input_pipeline.scenes import Scenes
+from input_pipeline.scenes import Scenes, known_pictures
 from input_pipeline.scenes.judge import Judge
+from input_pipeline.scenes.trials import occlusions, transfers
 from launch.components import AnyConfig, components_of
 from sd_jax.model import Model
 from sd_jax.testing import random_params
@@ -90,6 +93,59 @@ def test_random_weights_meet_no_target_that_takes_learning(taken):
     figures = {figure.name: figure for figure in taken.figures}
     for name in ("psnr_image", "caption_place", "segmentation_2"):
         assert not figures[name].is_met
+
+
+class Painter(Studio):
+    """Draws what it is told to, in place of a trained model; the autoencoder is the real one."""
+
+    answers: ClassVar[dict[str, Any]] = {}
+
+    def compose(self, captions, label, condition_of=None, image_guidance_scale=None):
+        del captions, condition_of, image_guidance_scale
+        return self.answers[label]
+
+    def maps(self, captions, variable, num_draws):
+        del captions, variable
+        yield from self.answers["segmentation"][:num_draws]
+
+
+def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
+    """Right pictures reach the ceilings and wrong ones the floors, each in its own figure."""
+    world = Scenes(1)
+    records = [world.arrays(index) for index in range(3)]
+    hidden, moved = (list(itertools.islice(kind(1), 3)) for kind in (occlusions, transfers))
+    truth = np.stack([as_picture("segmentation", item["segmentation"]) for item in records])
+    painter = Painter(studio.model, studio.tokenizer, batch_size=2)
+    painter.answers.update(
+        {
+            "captions": np.stack([item["image"] for item in records]),
+            "occlusion": np.stack([known_pictures.true_picture(trial) for trial in hidden]),
+            "layers swapped": np.stack([known_pictures.wrong_order(trial) for trial in hidden]),
+            "text alone": np.stack([known_pictures.from_text_alone(trial) for trial in hidden]),
+            "looks, strength 0": np.stack([known_pictures.true_picture(trial) for trial in moved]),
+            "looks, strength 1": np.stack([known_pictures.look_inside(trial) for trial in moved]),
+            # The first draw shows nothing, the second everything.
+            "segmentation": [-np.ones_like(truth), truth],
+        }
+    )
+    names = ["captions", "occlusion", "looks", "segmentation"]
+    found = {figure.name: figure for figure in take(names, painter, judge, _FEW).figures}
+    for name in ("caption_place", "caption_colour", "occlusion", "look", "leakage"):
+        assert found[name].value == found[name].ceiling, name
+    assert found["look"].more == {"strength 0": found["look"].floors["the scene itself"]}
+    assert found["occlusion"].more == {
+        "the model with swapped layers": found["occlusion"].floors["wrong order"],
+        "the model with text alone": found["occlusion"].floors["text alone"],
+    }
+    assert (found["segmentation_1"].value, found["segmentation_2"].value) == (50, 100)
+    assert found["segmentation_1"].more == {"mean recall": 50}
+
+
+def test_of_a_single_draw_there_is_one_figure(judge):
+    once = dataclasses.replace(_FEW, draws=1)
+    figures = take(["segmentation"], None, judge, once).figures
+    assert [figure.name for figure in figures] == ["segmentation_1"]
+    assert figures[0].target == 80
 
 
 def test_without_a_model_ceilings_and_floors_are_there(judge, tmp_path):

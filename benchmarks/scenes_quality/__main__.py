@@ -28,7 +28,9 @@ _GUIDANCE = flags.DEFINE_float("guidance_scale", 3.0, "Of the text; 1 leaves gui
 _IMAGE_GUIDANCE = flags.DEFINE_float(
     "image_guidance_scale", 0.0, "Of depth and exemplars, where looks are measured; 0 for none."
 )
-_STRENGTHS = flags.DEFINE_list("strengths", ["0", "0.5", "1"], "Of the front exemplar.")
+_STRENGTHS = flags.DEFINE_list(
+    "strengths", ["0", "0.5", "1"], "Of the front exemplar; the figures are those of the last."
+)
 _EXEMPLAR = flags.DEFINE_enum(
     "exemplar", "foreground", ["foreground", "image"], "What of the donor is the front exemplar."
 )
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> None:
         settings = Settings(
             scenes=_SCENES.value,
             world=_WORLD.value,
-            strengths=tuple(float(item) for item in _STRENGTHS.value) or (1.0,),
+            strengths=_numbers(_STRENGTHS.value),
             exemplar=_EXEMPLAR.value,
             image_guidance_scale=_IMAGE_GUIDANCE.value,
             draws=_DRAWS.value,
@@ -74,6 +76,15 @@ def main(arguments: list[str]) -> None:
     taken = take(names, studio, Judge.of_scenes(), settings)
     write_report(Path(_OUTPUT.value), taken, checkpoints, studio, settings)
     print(f"wrote {_OUTPUT.value}/quality.json")
+
+
+def _numbers(items: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(item) for item in items) or (1.0,)
+    except ValueError as error:
+        raise ValueError(
+            f"strengths: {','.join(items)!r} must be numbers joined by commas, such as 0,0.5,1"
+        ) from error
 
 
 if __name__ == "__main__":

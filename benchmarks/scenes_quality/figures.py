@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from input_pipeline.contact_sheet import Picture
+
+T = TypeVar("T")
 
 SHOWN = 24
 """Cases on a contact sheet."""
@@ -96,6 +98,31 @@ def percent(hits: Collection[bool] | np.ndarray) -> float:
       hits: a truth for each case; not empty.
     """
     return round(100 * float(np.mean(np.asarray(list(hits)))), 2)
+
+
+def known_rows(
+    trials: Iterable[T],
+    first: Callable[[T], Picture],
+    drawers: Sequence[Callable[[T], np.ndarray]],
+    told: Callable[[T, np.ndarray], str],
+) -> list[list[Picture]]:
+    """Returns rows that show what the judge makes of right and wrong pictures.
+
+    Args:
+      trials: a row each.
+      first: what a row begins with.
+      drawers: of pictures (`input_pipeline.scenes.known_pictures`).
+      told: the verdict on a picture, in words.
+    """
+    rows = []
+    for trial in trials:
+        row = [first(trial)]
+        for draw in drawers:
+            image = draw(trial)
+            name = draw.__name__.replace("_", " ")
+            row.append(Picture(f"{name}: {told(trial, image)}", image))
+        rows.append(row)
+    return rows
 
 
 def verdict(is_right: bool | np.bool_) -> str:

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scenes_quality.figures import SHOWN, Figure, Result, grey, percent, verdict
+from benchmarks.scenes_quality.figures import (
+    SHOWN,
+    Figure,
+    Result,
+    grey,
+    known_rows,
+    percent,
+    verdict,
+)
 from benchmarks.scenes_quality.occlusion import LAYERS, scaled_depth
 from benchmarks.scenes_quality.settings import Settings
 from benchmarks.scenes_quality.studio import SIZE, ConditionOf, Studio
@@ -157,13 +165,9 @@ def _told(judge: Judge, trial: Transfer, image: np.ndarray) -> str:
 
 
 def _bounds(judge: Judge, trials: Sequence[Transfer]) -> list[list[Picture]]:
-    """Returns rows that show what the judge makes of right and wrong pictures."""
-    rows = []
-    for trial in trials:
-        row = [Picture(f"wanted: {trial.look.colour}", grey(trial.mask.astype(np.uint16) * 65535))]
-        for draw in (look_inside, true_picture, look_everywhere):
-            image = draw(trial)
-            name = draw.__name__.replace("_", " ")
-            row.append(Picture(f"{name}: {_told(judge, trial, image)}", image))
-        rows.append(row)
-    return rows
+    return known_rows(
+        trials,
+        lambda t: Picture(f"wanted: {t.look.colour}", grey(t.mask.astype(np.uint16) * 65535)),
+        (look_inside, true_picture, look_everywhere),
+        lambda t, image: _told(judge, t, image),
+    )

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from benchmarks.scenes_quality.figures import SHOWN, Figure, Result, grey, percent, verdict
+from benchmarks.scenes_quality.figures import (
+    SHOWN,
+    Figure,
+    Result,
+    grey,
+    known_rows,
+    percent,
+    verdict,
+)
 from benchmarks.scenes_quality.settings import Settings
 from benchmarks.scenes_quality.studio import SIZE, ConditionOf, Studio
 from cnc_jax.condition import Condition
@@ -115,13 +123,9 @@ def scaled_depth(depth: np.ndarray) -> np.ndarray:
 
 
 def _bounds(judge: Judge, trials: Sequence[Occlusion]) -> list[list[Picture]]:
-    """Returns rows that show what the judge makes of right and wrong pictures."""
-    rows = []
-    for trial in trials:
-        row = [Picture("overlap", grey(trial.overlap.astype(np.uint16) * 65535))]
-        for draw in (true_picture, wrong_order, from_text_alone):
-            image = draw(trial)
-            name = draw.__name__.replace("_", " ")
-            row.append(Picture(f"{name}: {verdict(trial.is_in_front(judge, image))}", image))
-        rows.append(row)
-    return rows
+    return known_rows(
+        trials,
+        lambda t: Picture("overlap", grey(t.overlap.astype(np.uint16) * 65535)),
+        (true_picture, wrong_order, from_text_alone),
+        lambda t, image: verdict(t.is_in_front(judge, image)),
+    )

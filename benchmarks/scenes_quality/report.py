@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from benchmarks.scenes_quality.settings import Settings
 from benchmarks.scenes_quality.studio import Studio
 from input_pipeline.contact_sheet import contact_sheet
 from input_pipeline.images import write_png
+from launch.sample_record import version_of
 from sd_jax.embedded import embedded_folders, is_embedded
 
 _CELL = 144
@@ -62,7 +62,7 @@ def write_report(
         "settings": dataclasses.asdict(settings) | _drawing(studio),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {name: _version(name) for name in ("cnc-fgdm-jax", "jax", "flax", "numpy")},
+        "versions": {name: version_of(name) for name in ("cnc-fgdm-jax", "jax", "flax", "numpy")},
         "seconds": taken.seconds,
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -107,10 +107,3 @@ def _drawing(studio: Studio | None) -> dict[str, Any]:
         "seed": studio.seed,
         "batch_size": studio.batch_size,
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -63,7 +63,7 @@ def segmentation(studio: Studio | None, judge: Judge, settings: Settings) -> Res
         floors={"true maps of other scenes": percent((others == 1).any(axis=1))},
     )
     if studio is None:
-        return Result([one, best])
+        return Result(_told_apart(one, best))
     drawn, found = [], []
     for pictures in studio.maps(texts, "segmentation", settings.draws):
         drawn.append(to_uint8(pictures[:SHOWN]))
@@ -88,7 +88,7 @@ def segmentation(studio: Studio | None, judge: Judge, settings: Settings) -> Res
         _row(texts[i], truth[i], recall[i], [item[i] for item in drawn])
         for i in range(min(SHOWN, len(texts)))
     ]
-    return Result([one, best] if settings.draws > 1 else [one], {"segmentation": rows})
+    return Result(_told_apart(one, best), {"segmentation": rows})
 
 
 def shares_of(pictures: np.ndarray) -> np.ndarray:
@@ -115,6 +115,11 @@ def recalls(shares: np.ndarray, asked: Sequence[Sequence[int]]) -> np.ndarray:
             for row, classes in zip(shares, asked, strict=True)
         ]
     )
+
+
+def _told_apart(one: Figure, best: Figure) -> list[Figure]:
+    """Returns both figures; of a single draw they are the same one."""
+    return [one] if one.name == best.name else [one, best]
 
 
 def _asked(text: str) -> list[int]:
