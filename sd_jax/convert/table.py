@@ -113,7 +113,8 @@ def abstract_params(module: Any, *inputs: jax.ShapeDtypeStruct) -> Any:
     """Returns the shapes of a module's parameters without computing anything.
 
     They are remembered, as tracing a UNet takes most of the time in which a checkpoint is checked;
-    the tree is shared by all callers.
+    the tree is shared by all callers. Modules are therefore told apart by their hash: their
+    attributes are tuples, not lists.
     """
     variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args), *inputs)
     return variables["params"]

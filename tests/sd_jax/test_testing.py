@@ -44,7 +44,7 @@ def test_tensors_of_a_formula_are_read_when_asked_for():
 
 
 def test_params_of_a_formula_fit_the_module():
-    module = nn.Sequential([nn.Dense(5), nn.LayerNorm()])
+    module = nn.Sequential((nn.Dense(5), nn.LayerNorm()))
     inputs = jnp.ones((2, 3))
     params = formula_params(module, inputs)
     expected = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]

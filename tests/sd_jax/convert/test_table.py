@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ from cnc_jax.convert import COMPONENTS as CNC_COMPONENTS
 from cnc_jax.convert import layer_names
 from cnc_jax.global_fuser import GlobalFuserConfig
 from cnc_jax.local_fuser import LocalFuserConfig
-from sd_jax.convert.table import make_table, their_shape, to_ours, to_theirs
+from sd_jax.convert.table import abstract_params, make_table, their_shape, to_ours, to_theirs
 
 THEIR_SHAPES = {
     "same": (5,),
@@ -86,6 +89,17 @@ def test_sizes_are_told_by_the_shapes(sizes, name):
         shapes = {entry.name: entry.shape for entry in component.table(layout, config)}
         assert spec.infer(shapes, {}) == config
         assert spec.is_in(shapes)
+
+
+def test_a_network_of_one_size_is_traced_once(tiny, monkeypatch):
+    traced, trace = [], jax.eval_shape
+    monkeypatch.setattr(jax, "eval_shape", lambda *args: traced.append(args) or trace(*args))
+    abstract_params.cache_clear()
+    sizes = tiny["vae"]
+    other = dataclasses.replace(sizes, latent_channels=sizes.latent_channels + 1)
+    tables = [BY_NAME["vae"].table("ldm", item) for item in (sizes, other, sizes)]
+    assert len(traced) == 2
+    assert tables[0] == tables[2] != tables[1]
 
 
 def test_a_module_without_a_row_is_a_defect(tiny):
