@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 0.0  # over the data; or
     config.num_steps = 0  # updates of the parameters
     config.seed = 0  # of data order, timesteps, noise, dropout and new weights
-    config.optimizer = "adamw"  # or adamw8bit, adafactor, which take less memory
+    config.optimizer = "adamw"  # or adamw8bit, adafactor: less memory; muon: fewer steps
     config.learning_rate = 1e-5  # after the warm-up
     config.schedule = "constant"  # or cosine, linear: to zero at the end
     config.warmup_steps = 0  # from zero to the learning rate

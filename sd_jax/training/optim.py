@@ -1,6 +1,6 @@
 """Optimizers from a config: clip, moments, weight decay, learning rate; one optax chain.
 
-    gradients -> clip by global norm -> adamw | adamw8bit | adafactor
+    gradients -> clip by global norm -> adamw | adamw8bit | adafactor | muon
               -> + weight_decay * params -> * multiplier of the path -> * -learning_rate(count)
 
 The count is of updates that were made, so a step that was skipped moves no schedule.
@@ -17,14 +17,15 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from sd_jax.training.adam8bit import scale_by_adam8bit
 from sd_jax.typing import Array, Params, flat_params, nested_params
 
-OptimizerName: TypeAlias = Literal["adamw", "adamw8bit", "adafactor"]
+OptimizerName: TypeAlias = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 ScheduleName: TypeAlias = Literal["constant", "cosine", "linear"]
 
-OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adamw8bit", "adafactor")
+OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adamw8bit", "adafactor", "muon")
 SCHEDULES: tuple[ScheduleName, ...] = ("constant", "cosine", "linear")
 
 
@@ -34,7 +35,9 @@ class OptimizerConfig:
 
     Attributes:
       name: adamw; adamw8bit keeps its moments in 8 bits (arXiv:2110.02861); adafactor keeps no
-        first moment and factors the second (arXiv:1804.04235), with the learning rate as given.
+        first moment and factors the second (arXiv:1804.04235), with the learning rate as given;
+        muon makes the first moment of every kernel orthogonal (Jordan et al. 2024), at the size of
+        Adam's updates (arXiv:2502.16982), and leaves all else to Adam with Nesterov's momentum.
       learning_rate: after the warm-up.
       schedule: from then on; cosine and linear fall to `final_fraction` at `num_steps`.
       warmup_steps: updates over which the rate grows linearly to `learning_rate`; already the
@@ -159,7 +162,32 @@ def _scale(config: OptimizerConfig) -> optax.GradientTransformation:
         return optax.scale_by_adam(config.b1, config.b2, config.eps)
     if config.name == "adamw8bit":
         return scale_by_adam8bit(config.b1, config.b2, config.eps)
+    if config.name == "muon":
+        return _scale_by_muon(config)
     return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+
+
+def _scale_by_muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    def matrix(path: str, kernel: Any) -> MuonDimensionNumbers | None:
+        if path.rpartition("/")[2] != "kernel" or kernel.ndim < 2:
+            return None
+        # A kernel is a matrix from all that it reads to its outputs, the last axis.
+        return MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), (kernel.ndim - 1,))
+
+    def matrices(params: Any) -> Any:
+        flat = flat_params(params)
+        return nested_params({path: matrix(path, leaf) for path, leaf in flat.items()})
+
+    # Rates of -1 leave the updates' sign and size to what follows in the chain, as in the others.
+    return muon(
+        learning_rate=-1.0,
+        adam_learning_rate=-1.0,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        eps=config.eps,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrices,
+    )
 
 
 def _decayed(no_decay: Sequence[str]) -> Callable[[Any], Any]:

@@ -14,7 +14,7 @@ from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.testing import tiny_config
 from sd_jax.training.mesh import AXES
-from sd_jax.training.optim import OptimizerConfig, make_optimizer
+from sd_jax.training.optim import OPTIMIZERS, OptimizerConfig, make_optimizer
 from sd_jax.training.sharding import REPLICATED, RULES, SMALL, describe_shardings, shardings
 from sd_jax.training.state import make_state
 from sd_jax.typing import flat_params, nested_params
@@ -111,7 +111,7 @@ def test_almost_nothing_of_the_model_is_left_whole() -> None:
         assert [path for path in whole if math.prod(flat[path].shape) >= SMALL] == []
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_moments_are_split_like_their_parameters(name) -> None:
     params = {"local_fuser": params_of(tiny_config())["local_fuser"]}
     optimizer = make_optimizer(OptimizerConfig(name=name, max_grad_norm=1.0))
