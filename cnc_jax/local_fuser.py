@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from sd_jax.attention import Implementation
 from sd_jax.controlnet import ZeroConv1x1, ZeroConv3x3
-from sd_jax.layers import Conv3x3, TimestepEmbedding
+from sd_jax.layers import Conv3x3, TimestepEmbedding, group_normalised
 from sd_jax.precompute import remember
 from sd_jax.remat import Remat
 from sd_jax.typing import Array, Dtype, Float, Num
@@ -70,15 +70,8 @@ class FDN(nn.Module):
             return conv(name="gamma")(features), conv(name="beta")(features)
 
         gamma, beta = remember(self, "modulation", modulation)
-        normalised = nn.GroupNorm(
-            self.num_groups,
-            epsilon=self.epsilon,
-            use_bias=False,
-            use_scale=False,
-            use_fast_variance=False,
-            dtype=self.dtype,
-        )(hidden_states)
-        return normalised * (1 + gamma) + beta
+        normalised = group_normalised(hidden_states, self.num_groups, self.epsilon)
+        return normalised.astype(self.dtype) * (1 + gamma) + beta
 
 
 class FeatureExtractor(nn.Module):
