@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def draw(page: Any) -> None:
     page.wait_for_selector("#sample-status .done")
 
 
+def wait_for(server: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until the server answers, and says why if it does not."""
+    while "open http" not in log.read_text():
+        if server.poll() is not None:
+            raise RuntimeError(f"the demo did not start:\n{log.read_text()}")
+        time.sleep(0.5)
+
+
 def main(checkpoint: str) -> None:
     """Takes both pictures."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -51,14 +60,13 @@ def main(checkpoint: str) -> None:
         raise FileNotFoundError("there is no Chromium here: install the package chromium")
     with tempfile.TemporaryDirectory() as folder:
         words = ["launch.demo", f"--checkpoint={checkpoint}", f"--port={_PORT}"]
-        server = subprocess.Popen(
-            [sys.executable, "-m", *words, f"--workdir={folder}"], stderr=subprocess.PIPE, text=True
-        )
-        assert server.stderr is not None
+        log = Path(folder) / "log.txt"  # a pipe that nobody reads would stop the server
+        with log.open("w") as stderr:
+            server = subprocess.Popen(
+                [sys.executable, "-m", *words, f"--workdir={folder}/work"], stderr=stderr
+            )
         try:
-            for line in server.stderr:
-                if line.startswith("open http"):
-                    break
+            wait_for(server, log)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(
                     executable_path=chromium, args=list(_ARGUMENTS)
