@@ -6,12 +6,13 @@ r"""Training of a Stable Diffusion from nothing: `launch.train`.
     python -m launch.train --config=configs/prior.py:stage=unet --workdir=runs/unet \
         --config.init=runs/autoencoder,runs/towers
 
-    stage         trains                               starts from (init)
-    autoencoder   images and maps to latents and back  nothing
-    towers        CLIP's text and image encoders       nothing
-    unet          the noise prediction, from text      the workdirs of the two
-    decoder       the way back from latents alone      what holds an autoencoder
-    image_tower   the image encoder alone              what holds a text encoder
+    stage          trains                               starts from (init)
+    autoencoder    images and maps to latents and back  nothing
+    towers         CLIP's text and image encoders       nothing
+    unet           the noise prediction, from text      the workdirs of the two
+    text_and_unet  the same, and the text encoder       the workdirs of the two
+    decoder        the way back from latents alone      what holds an autoencoder
+    image_tower    the image encoder alone              what holds a text encoder
 
 What `init` holds is trained further, what it lacks is new, of the sizes below. The defaults are
 for the scenes, 64 x 64 pictures; docs/prior.md tells more.
@@ -38,33 +39,39 @@ _CONTRASTIVE = {
     "drop_caption": 0.0,
 }
 
+_NOISE = {
+    "global_batch_size": 32,
+    "optimizer": "muon",
+    "learning_rate": 1.5e-3,
+    "num_steps": 40000,
+    "schedule": "cosine",
+    "ema_decay": 0.999,
+    "guidance_scale": 3.0,
+}
+
 STAGES = {
     "autoencoder": {
         "global_batch_size": 16,
-        "learning_rate": 2e-3,
-        "num_steps": 3000,
+        "optimizer": "muon",
+        "learning_rate": 1.5e-3,
+        "num_steps": 8000,
         "schedule": "cosine",
         # An autoencoder sees no text, so its pictures are what it makes of examples.
         "guidance_scale": 1.0,
         "drop_caption": 0.0,
     },
     "towers": _CONTRASTIVE,
-    "unet": {
-        "global_batch_size": 32,
-        "learning_rate": 1e-3,
-        "num_steps": 40000,
-        "schedule": "cosine",
-        "ema_decay": 0.999,
-        "guidance_scale": 3.0,
-    },
+    "unet": _NOISE,
     "decoder": {
         "global_batch_size": 16,
+        "optimizer": "muon",
         "learning_rate": 1e-3,
         "num_steps": 3000,
         "schedule": "cosine",
         "guidance_scale": 1.0,
         "drop_caption": 0.0,
     },
+    "text_and_unet": _NOISE,
     "image_tower": _CONTRASTIVE,
 }
 """Settings by stage."""

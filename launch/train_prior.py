@@ -63,6 +63,11 @@ def setting_problems(config: Any) -> list[str]:
             f"accumulation is {config.accumulation}, but an image is compared with all captions of "
             f"its batch; stage {config.stage} takes no microbatches"
         )
+    if config.stage == "text_and_unet" and config.text == "cached":
+        problems.append(
+            "text is cached, but stage text_and_unet trains the text encoder, whose states change; "
+            "set text to encode"
+        )
     return problems + _size_problems(config)
 
 

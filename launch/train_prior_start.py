@@ -34,6 +34,7 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
     "towers": ("text_encoder", "image_encoder"),
     "image_tower": ("image_encoder",),
     "unet": ("unet",),
+    "text_and_unet": ("text_encoder", "unet"),
 }
 """Components that a stage trains."""
 
@@ -51,6 +52,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "decoder": ("vae",),
     "image_tower": ("text_encoder",),
     "unet": ("vae", "text_encoder"),
+    "text_and_unet": ("vae", "text_encoder"),
 }
 _EXAMPLES, _SLICE = 64, 4
 
@@ -168,7 +170,7 @@ def plan_start(request: TrainRequest) -> PriorStart:
                 "in init"
             )
     multiple = configs["vae"].downsampling if "vae" in configs else 1
-    if stage == "unet":
+    if "unet" in TRAINED[stage]:
         multiple *= configs["unet"].size_multiple
     problems += [
         f"sizes: {height}x{width} is no multiple of {multiple} on both sides, to which the levels "

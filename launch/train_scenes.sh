@@ -29,8 +29,9 @@ export_to() { # runs, folder, components
 # The prior: an ordinary Stable Diffusion.
 train autoencoder prior.py:stage=autoencoder "$@"
 train towers prior.py:stage=towers --config.tokenizer="$runs/tokenizer" "$@"
-train unet prior.py:stage=unet --config.init="$runs/autoencoder,$runs/towers" "$@"
-train decoder prior.py:stage=decoder --config.init="$runs/unet,$runs/towers" "$@"
+train unet prior.py:stage=text_and_unet --config.init="$runs/autoencoder,$runs/towers" "$@"
+train image_tower prior.py:stage=image_tower --config.init="$runs/unet,$runs/towers" "$@"
+train decoder prior.py:stage=decoder --config.init="$runs/unet,$runs/image_tower" "$@"
 export_to "$runs/decoder" prior vae,text_encoder,image_encoder,unet
 
 # Compose and Conquer on it, two layers, and the depth of three.

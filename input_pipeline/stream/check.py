@@ -132,7 +132,10 @@ def _source_problems(sources: Sequence[RecordSource], config: StreamConfig) -> l
             )
     for name in config.variables:
         if sources and all(name not in source.fields for source in sources):
-            problems.append(f"no source has the field {name!r}, so that its key would be empty")
+            problems.append(
+                f"no source has the field {name!r}, so that its key would be empty; prepare it, or "
+                "leave the key out (an autoencoder's maps: --config.maps=)"
+            )
     return problems
 
 

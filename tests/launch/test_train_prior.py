@@ -258,3 +258,20 @@ def test_the_image_tower_learns_and_the_text_encoder_stays(runs, tmp_path):
     assert sum(not np.array_equal(new[name], old[name]) for name in new) > 0.9 * len(new)
     with pytest.raises(TrainError, match="lacks text_encoder, which stage image_tower needs"):
         plan_run(config_of("image_tower"), str(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_text_encoder_and_unet_learn_together(runs, tmp_path):
+    init = f"{runs['autoencoder']},{runs['towers']}"
+    # Without a decay, nothing moves that has no gradient.
+    config = config_of("text_and_unet", init=init, eval_every=0, weight_decay=0.0)
+    assert train(config, str(tmp_path / "run"))
+    before, after = load(runs["towers"]), load(tmp_path / "run")
+    old = flat_params(before.params["text_encoder"])
+    new = flat_params(after.params["text_encoder"])
+    still = {name for name in new if np.array_equal(new[name], old[name])}
+    # A bias of all keys moves all logits alike, which softmax takes away.
+    assert all(name.endswith("k_proj/bias") for name in still), still
+    assert "unet" in after.params
+    with pytest.raises(TrainError, match="text is cached, but stage text_and_unet trains"):
+        plan_run(config_of("text_and_unet", init=init, text="cached"), str(tmp_path / "other"))
