@@ -56,10 +56,11 @@ def init_local(
     """
     model.require("unet")
     _warn_of_replacement(model, "local_fuser")
-    if model.config.unet.in_channels != 4:
+    taken, given = model.config.unet.in_channels, model.config.unet.out_channels
+    if taken != given:
         raise ValueError(
-            f"the UNet takes {model.config.unet.in_channels} channels (inpainting takes 9); a "
-            "local fuser starts from one of 4"
+            f"the UNet takes {taken} channels (inpainting takes 9); a local fuser starts from one "
+            f"that takes the {given} of its latents alone"
         )
     config = LocalFuserConfig(
         unet=model.config.unet,
