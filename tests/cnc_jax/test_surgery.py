@@ -29,5 +29,5 @@ def test_a_local_fuser_starts_from_latents_of_any_channels(scenes):
 def test_a_unet_that_takes_more_than_its_latents_is_refused(scenes):
     sizes = dataclasses.replace(scenes.config.unet, in_channels=33)
     model = dataclasses.replace(scenes, config=dataclasses.replace(scenes.config, unet=sizes))
-    with pytest.raises(ValueError, match="takes 33 channels .* the 16 of its latents alone"):
+    with pytest.raises(ValueError, match=r"takes 33 channels .* the 16 of its latents alone"):
         init_local(model)
