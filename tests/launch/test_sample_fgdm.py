@@ -103,7 +103,7 @@ def test_it_is_the_best_that_becomes_the_image(checkpoint, tmp_path, monkeypatch
     scores = Scores(
         ("ball",), np.array([[0.0], [0.5], [0.0]]), np.array([0.0, 1.0, 0.0]), (1, 0, 2)
     )
-    monkeypatch.setattr("launch.drawing.score", lambda request, pictures: scores)
+    monkeypatch.setattr("launch.drawing._score", lambda request, pictures: scores)
     settings = {"num_draws": 3, "map_batch_size": 2, "objects": "ball"}
     folder = drawn(checkpoint, tmp_path / "out", "controlnet", **settings)
     assert record(folder)["chosen"] == [1]
@@ -418,6 +418,6 @@ def test_another_palette_than_the_runs_warns(checkpoint, tmp_path, monkeypatch):
 
 def test_draws_that_show_nothing_say_so(checkpoint, tmp_path, monkeypatch, capsys):
     scores = Scores(("ball",), np.zeros((2, 1)), np.zeros(2), (0, 1))
-    monkeypatch.setattr("launch.drawing.score", lambda request, pictures: scores)
+    monkeypatch.setattr("launch.drawing._score", lambda request, pictures: scores)
     drawn(checkpoint, tmp_path / "out", wanted="segmentation", num_draws=2, objects="ball")
     assert "no draw shows any of them: draw more (num_draws)" in capsys.readouterr().out
