@@ -83,3 +83,8 @@ def test_norms_of_almost_constant_values(norm):
     np.testing.assert_allclose(ours, expected.reshape(states.shape), atol=0.02)
     # The variance in one pass, E[x^2] - E[x]^2, has lost it all at this mean.
     assert 0.5 < np.std(ours) < 0.9
+
+
+def test_channels_that_are_no_multiple_of_the_groups_are_refused():
+    with pytest.raises(ValueError, match="10 channels cannot be split into 4 groups"):
+        GroupNorm(4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 10)))

@@ -74,10 +74,14 @@ def test_diffusers_draws_with_the_folder_itself(judge):
     (folder,) = embedded_folders("scenes-prior")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    wanted = [("beach", "red"), ("meadow", "blue"), ("desert", "purple"), ("night", "yellow")]
+    wanted = {
+        "a red ball on a beach": ("beach", "red"),
+        "a blue cone in a meadow": ("meadow", "blue"),
+        "a purple box in the desert": ("desert", "purple"),
+        "a yellow cylinder in a field at night": ("night", "yellow"),
+    }
     drawn = pipeline(
-        ["a red ball on a beach", "a blue cone in a meadow"]
-        + ["a purple box in the desert", "a yellow cylinder in a field at night"],
+        list(wanted),
         num_inference_steps=20,
         guidance_scale=3.0,
         height=64,
@@ -85,5 +89,5 @@ def test_diffusers_draws_with_the_folder_itself(judge):
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images
-    found = hits_of(judge, to_uint8(drawn * 2 - 1), wanted)
+    found = hits_of(judge, to_uint8(drawn * 2 - 1), list(wanted.values()))
     assert found["both"].sum() >= 3
