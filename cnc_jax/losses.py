@@ -2,6 +2,7 @@
 
     stage    trains                        conditions
     local    local fuser                   text, depth maps (or edges)
+    layers   its feature extractor         the same: more layers, at little cost
     global   global fuser                  text, exemplars, masks
     joint    both                          all of them
     base     the UNet, without fusers      text: a Stable Diffusion to start from
@@ -30,7 +31,7 @@ from sd_jax.typing import Array, Float, Int, KeyArray, Params, apply_module
 
 _SPATIAL = ("edge_maps", "three_depth_maps", "depth_maps")
 
-StageName: TypeAlias = Literal["local", "global", "joint", "base"]
+StageName: TypeAlias = Literal["local", "layers", "global", "joint", "base"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     "local": Stage(("local_fuser/.*",), ("unet", "local_fuser"), has_depth=True),
+    "layers": Stage(("local_fuser/feature_extractor/.*",), ("unet", "local_fuser"), has_depth=True),
     "global": Stage(("global_fuser/.*",), ("unet", "global_fuser"), has_exemplars=True),
     "joint": Stage(
         ("local_fuser/.*", "global_fuser/.*"), ("unet", "local_fuser", "global_fuser"), True, True

@@ -22,6 +22,7 @@ from sd_jax.typing import flat_params, nested_params
 from sd_jax.unet import UNetConfig
 
 _STEM = "feature_extractor/layers_"
+_JOINED = "feature_extractor/extractors_0/kernel"
 # Uni-ControlNet stacks seven conditions of 3 channels; these are its depth.
 _UNI_DEPTH = slice(15, 18)
 # Stem convolutions whose shapes agree with Compose and Conquer's.
@@ -108,18 +109,67 @@ def init_local_fromuni(
     return _with_local_fuser(model, config, shared, stems, seed)
 
 
-def init_global(model: Model, *, num_layers: int = 2, seed: int = 0) -> Operation:
+def extend_local(model: Model, *, num_layers: int = 3) -> Operation:
+    """Returns the model with a local fuser of more layers, which starts as the one that it has.
+
+    Layers are added before the last. Each starts with the stem of the layer in front of it, and
+    nothing is made of it yet: the first and the last layers alone give what they gave before.
+
+    Args:
+      model: with a local fuser of two layers or more.
+      num_layers: depth layers of the result.
+
+    Raises:
+      ValueError: the fuser has too many layers, or one alone (Uni-ControlNet's).
+    """
+    model.require("local_fuser")
+    old: LocalFuserConfig = model.config.local_fuser
+    if not 2 <= old.num_layers < num_layers:
+        raise ValueError(
+            f"the local fuser has {old.num_layers} layers and is to have {num_layers}; "
+            "extend_local adds layers to fusers of two or more"
+        )
+    config = dataclasses.replace(old, num_layers=num_layers)
+    donor = flat_params(model.params["local_fuser"])
+    front, added = old.num_layers - 1, num_layers - old.num_layers
+    origins = [*range(front), *[front - 1] * added, front]
+    flat = {path: array for path, array in donor.items() if not path.startswith(_STEM)}
+    for layer, origin in enumerate(origins):
+        stem = f"{_STEM}{origin}/"
+        for path, array in donor.items():
+            if path.startswith(stem):
+                flat[f"{_STEM}{layer}/{path.removeprefix(stem)}"] = array
+    # Where the stems are joined, front to back.
+    kernel = np.asarray(donor[_JOINED])
+    width = old.stem_channels[-1]
+    nothing = np.zeros((*kernel.shape[:2], added * width, kernel.shape[3]), kernel.dtype)
+    ahead, last = np.split(kernel, [front * width], axis=2)
+    flat[_JOINED] = np.concatenate([ahead, nothing, last], axis=2)
+    fuser = nested_params(flat)
+    return Operation(
+        Model({**model.params, "local_fuser": fuser}, _cnc_config(model, local_fuser=config)),
+        tuple(f"local_fuser/{path}" for path in flat if path != _JOINED),
+        (f"local_fuser/{_JOINED}",),
+    )
+
+
+def init_global(
+    model: Model, *, num_layers: int = 2, hidden_multiple: int = 2, seed: int = 0
+) -> Operation:
     """Returns the model with a new global fuser.
 
     Args:
       model: Stable Diffusion 1.x.
       num_layers: layers, each with an exemplar of its own.
+      hidden_multiple: width between the two feed-forwards, in embedding widths.
       seed: of the new weights.
     """
     model.require("unet")
     _warn_of_replacement(model, "global_fuser")
     config = GlobalFuserConfig(
-        num_layers=num_layers, embedding_dim=model.config.unet.cross_attention_dim
+        num_layers=num_layers,
+        embedding_dim=model.config.unet.cross_attention_dim,
+        hidden_multiple=hidden_multiple,
     )
     flat = fresh_params(GLOBAL_FUSER, config, seed)
     fuser = nested_params(flat)

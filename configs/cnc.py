@@ -5,6 +5,7 @@ r"""Training of Compose and Conquer: `launch.train`.
 
     stage    trains                starts from (init)                  epochs
     local    the local fuser       Uni-ControlNet, or Stable Diffusion   28
+    layers   what reads the maps   a local fuser of fewer layers
     global   the global fuser      Stable Diffusion                      24
     joint    both                  the workdirs of the two                9
     base     the UNet on text      Stable Diffusion
@@ -29,8 +30,8 @@ from configs.common import parse_arg, unknown_name
 BASE = "configs.training"
 """Where the settings stand that all training runs share, for --help."""
 
-STAGES = {"local": 28.0, "global": 24.0, "joint": 9.0, "base": 1.0}
-"""Epochs of the paper (arXiv:2401.09048, section 4.1), by stage."""
+STAGES = {"local": 28.0, "layers": 1.0, "global": 24.0, "joint": 9.0, "base": 1.0}
+"""Epochs of the paper (arXiv:2401.09048, section 4.1), by stage; layers and base are not its."""
 
 SCALES = {
     "paper": {},
@@ -47,11 +48,15 @@ SCALES = {
         "data": "scenes",
         "sizes": "64x64",
         "exemplars": "encode",
+        "hidden_multiple": 1,
         "global_batch_size": 32,
         "num_epochs": 0.0,
-        "num_steps": 2000,
-        "learning_rate": 1e-3,
-        "warmup_steps": 50,
+        "num_steps": 1000,
+        "optimizer": "muon",
+        "learning_rate": 1.5e-3,
+        "schedule": "cosine",
+        "warmup_steps": 30,
+        "ema_decay": 0.99,
         "max_grad_norm": 1.0,
         "log_every": 20,
         "eval_every": 500,
@@ -76,7 +81,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = args["stage"]  # set by :stage=
     config.scale = args["scale"]  # set by :scale=
     config.local_condition = args["condition"]  # set by :condition=
-    config.num_layers = 2  # of a new fuser; 3 in stage local, where data have middle_depth
+    config.num_layers = 3 if config.stage == "layers" else 2  # 3 where data have middle_depth
+    config.hidden_multiple = 2  # width inside a new global fuser, in widths of an embedding
     config.depth_streams = "uni"  # start of the depth stems from Uni-ControlNet, or fresh
     config.exemplars = "cached"  # CLIP embeddings from the shards, or encode: from the images
     config.drop_condition = 0.1  # of nothing in a condition's place, for each on its own

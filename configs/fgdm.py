@@ -63,9 +63,12 @@ SCALES = {
         "flip": 0.0,
         "global_batch_size": 32,
         "num_epochs": 0.0,
-        "num_steps": 2000,
-        "learning_rate": 1e-3,
-        "warmup_steps": 50,
+        "num_steps": 1000,
+        "optimizer": "muon",
+        "learning_rate": 1.5e-3,
+        "schedule": "cosine",
+        "warmup_steps": 30,
+        "ema_decay": 0.99,
         "max_grad_norm": 1.0,
         "log_every": 20,
         "eval_every": 500,
@@ -73,6 +76,7 @@ SCALES = {
         "save_every": 500,
         "guidance_scale": 3.0,
         "distill_every": 10,
+        "adapter_layers": 1,
     },
 }
 
@@ -91,6 +95,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.graph = GRAPHS[args["factor"]]  # VARIABLE<PARENT+PARENT:KIND, ...; set by :factor=
     config.trained = "image" if args["factor"] == "image" else ""  # variables; all unless given
     config.adapter = "time"  # of new adapters: that of the paper, or plain: of the released weights
+    config.adapter_layers = 2  # blocks in each level of new adapters; upstream has 2
     config.adapter_start = "zero"  # new adapters change nothing at first, or random: as upstream
     config.null_parents = 0.2  # probability that a parent is hidden, for each on its own
     config.distill_weight = 0.1  # of the attention distillation (eq. 7); 0 leaves it out

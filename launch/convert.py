@@ -28,7 +28,7 @@ _LAYOUT = flags.DEFINE_enum(
 _SURGERY = flags.DEFINE_enum(
     "surgery",
     None,
-    ["init_local", "init_local_fromuni", "init_global", "integrate"],
+    ["init_local", "init_local_fromuni", "extend_local", "init_global", "integrate"],
     "Make a starting point for training instead (integrate takes a local and a global checkpoint).",
 )
 _DEPTH_STREAMS = flags.DEFINE_enum(

@@ -13,7 +13,14 @@ from tqdm import tqdm
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
-from cnc_jax.surgery import Operation, init_global, init_local, init_local_fromuni, integrate
+from cnc_jax.surgery import (
+    Operation,
+    extend_local,
+    init_global,
+    init_local,
+    init_local_fromuni,
+    integrate,
+)
 from fgdm_jax.load import named_paths
 from launch.components import components_of
 from sd_jax.convert.component import LayoutName
@@ -26,7 +33,7 @@ from sd_jax.model import Model
 _HEADER = ("component", "from", "loaded", "fresh", "")
 _GROUPS_SHOWN = 8
 
-Surgery = Literal["init_local", "init_local_fromuni", "init_global", "integrate"]
+Surgery = Literal["init_local", "init_local_fromuni", "extend_local", "init_global", "integrate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +133,7 @@ def _operate(request: ConvertRequest, surgery: Surgery) -> list[tuple[str, ...]]
             depth_streams=request.depth_streams,
             seed=seed,
         ),
+        "extend_local": lambda: extend_local(load(request.sources), num_layers=layers),
         "init_global": lambda: init_global(load(request.sources), num_layers=layers, seed=seed),
         "integrate": lambda: integrate(load(request.sources[:1]), load(request.sources[1:])),
     }

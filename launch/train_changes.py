@@ -21,18 +21,19 @@ _FREE = frozenset(
         *("keep_every", "writers"),
         *("profile_steps", "on_damaged_checkpoint", "accept_changes", "num_epochs", "num_steps"),
         *("accumulation", "remat", "attention", "max_skipped", "scale", "depth_streams"),
-        "num_layers",
+        *("num_layers", "hidden_multiple"),
     }
 )
 
 
 # What WORKDIR/model is made from.
 _MADE_FROM = (
-    *("init", "num_heads", "use_ema", "stage", "seed", "num_layers", "depth_streams"),
+    *("init", "num_heads", "use_ema", "stage", "seed"),
+    *("num_layers", "depth_streams", "hidden_multiple"),
     *("latents", "text", "exemplars"),
     # The scale of new latents is measured.
     *("data", "eval_data", "sizes", "scenes_seed"),
-    *("system", "graph", "trained", "adapter", "adapter_start"),
+    *("system", "graph", "trained", "adapter", "adapter_layers", "adapter_start"),
     *("tokenizer", "prediction_type", "norm_groups", "latent_channels", "autoencoder_channels"),
     *("autoencoder_layers", "unet_channels", "unet_attention", "unet_layers", "unet_heads"),
     *("text_width", "text_layers", "image_size", "image_patch", "image_width", "image_layers"),

@@ -39,9 +39,12 @@ def setting_problems(config: Any) -> list[str]:
         for name, known in choices.items()
         if config[name] not in known
     ]
+    if config.hidden_multiple < 1:
+        problems.append(f"hidden_multiple must be at least 1, got {config.hidden_multiple}")
+    layers = (config.local_condition, config.num_layers)
     if config.num_layers < 1:
         problems.append(f"num_layers must be at least 1, got {config.num_layers}")
-    elif config.stage == "local" and (config.local_condition, config.num_layers) not in _LOCAL:
+    elif config.stage in ("local", "layers") and layers not in _LOCAL:
         problems.append(
             f"num_layers is {config.num_layers}, but data sets have two layers, foreground and "
             "background, or three of depth; models of more layers are for sampling and for streams "
@@ -50,7 +53,7 @@ def setting_problems(config: Any) -> list[str]:
     elif config.stage in ("global", "joint") and config.num_layers != 2:
         problems.append(
             f"num_layers is {config.num_layers}, but data sets have masks and exemplars of two "
-            "layers; train three layers in stage local"
+            "layers; train three layers in stages local and layers"
         )
     return problems
 

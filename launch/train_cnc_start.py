@@ -13,7 +13,14 @@ import numpy as np
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.load import CnCConfig
 from cnc_jax.losses import STAGES
-from cnc_jax.surgery import Operation, init_global, init_local, init_local_fromuni, integrate
+from cnc_jax.surgery import (
+    Operation,
+    extend_local,
+    init_global,
+    init_local,
+    init_local_fromuni,
+    integrate,
+)
 from launch.train_request import TrainError, TrainRequest
 from sd_jax.convert.store import save_model
 from sd_jax.load import Opened, open_checkpoints
@@ -79,8 +86,12 @@ class Start:
             return init_local_fromuni(
                 model, num_layers=layers, depth_streams=config.depth_streams, seed=seed
             )
+        if self.surgery == "extend_local":
+            return extend_local(model, num_layers=layers)
         if self.surgery == "init_global":
-            return init_global(model, num_layers=layers, seed=seed)
+            return init_global(
+                model, num_layers=layers, hidden_multiple=config.hidden_multiple, seed=seed
+            )
         return Operation(model, (), ())
 
     def _load(self, paths: Sequence[str]) -> Model:
@@ -112,11 +123,12 @@ def plan_start(request: TrainRequest) -> Start:
             ]
         )
     local, layers = opened.configs.get("local_fuser"), request.config.num_layers
-    if stage == "local" and surgery == "none" and local is not None and local.num_layers != layers:
+    if stage in ("local", "layers") and surgery == "none" and local.num_layers != layers:
         raise TrainError(
             [
                 f"num_layers is {layers}, but the local fuser of init has {local.num_layers}; set "
-                "num_layers to that, or leave the fuser out of init for a new one"
+                "num_layers to that, leave the fuser out of init for a new one, or add layers to "
+                "one of two in stage layers"
             ]
         )
     return Start(request, opened, surgery, opened.configs)
@@ -129,6 +141,8 @@ def _surgery(request: TrainRequest, opened: Opened, stage: str) -> str:
     # Uni-ControlNet's local adapter has one stem for all its conditions.
     if stage == "local" and local is not None and local.num_layers == 1 < layers:
         return "init_local_fromuni"
+    if stage == "layers" and local is not None and 1 < local.num_layers < layers:
+        return "extend_local"
     if stage == "global" and "global_fuser" not in opened.configs:
         return "init_global"
     if stage == "joint" and len(request.init) == 2:

@@ -126,4 +126,8 @@ def plan_start(
 def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
     """Returns the sizes of a new adapter."""
     sizes = adapter_for(unet, len(factor.parents), has_time=config.adapter == "time")
-    return dataclasses.replace(sizes, zero_convs=config.adapter_start == "zero")
+    return dataclasses.replace(
+        sizes,
+        layers_per_level=config.adapter_layers,
+        zero_convs=config.adapter_start == "zero",
+    )

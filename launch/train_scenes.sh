@@ -34,18 +34,24 @@ train image_tower prior.py:stage=image_tower --config.init="$runs/unet,$runs/tow
 train decoder prior.py:stage=decoder --config.init="$runs/unet,$runs/image_tower" "$@"
 export_to "$runs/decoder" prior vae,text_encoder,image_encoder,unet
 
-# Compose and Conquer on it, two layers, and the depth of three.
+# Compose and Conquer on it, two layers, then the depth of three.
 prior=$runs/decoder
 train local cnc.py:stage=local,scale=scenes --config.init="$prior" "$@"
 train global cnc.py:stage=global,scale=scenes --config.init="$prior" "$@"
 train joint cnc.py:stage=joint,scale=scenes --config.init="$runs/local,$runs/global" "$@"
+train three cnc.py:stage=layers,scale=scenes --config.init="$runs/joint" "$@"
 export_to "$runs/joint" cnc local_fuser,global_fuser
-train three cnc.py:stage=local,scale=scenes --config.init="$prior" --config.num_layers=3 "$@"
 export_to "$runs/three" three local_fuser
+python -m launch.share_weights --component="$weights/cnc/local_fuser" \
+  --other="$weights/three/local_fuser"
 
-# FG-DM on it: segmentation, depth and image as a chain, the others each from the text.
-for factor in chain normal sketch layered; do
-  train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.init="$prior" "$@"
+# FG-DM on it: segmentation, depth and image are a chain, the others come each from the text.
+train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" "$@"
+train chain fgdm.py:factor=chain,scale=scenes --config.trained=depth,image \
+  --config.init="$prior,$runs/segmentation" "$@"
+for factor in normal sketch layered; do
+  train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.adapter=plain \
+    --config.init="$prior" "$@"
 done
 factors=segmentation,depth,image,normal,sketch,foreground_depth,background_depth
 export_to "$runs/chain,$runs/normal,$runs/sketch,$runs/layered" \

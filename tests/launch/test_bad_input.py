@@ -189,7 +189,7 @@ def test_config_arguments_suggest_the_nearest_name(argument, expected):
     "command",
     [
         *("sample", "convert", "export", "prepare_data", "inspect_data", "train"),
-        *("demo", "quickstart", "random_demo"),
+        *("demo", "quickstart"),
         "train --config=configs/fgdm.py:factor=depth",
         "train --config=configs/prior.py:stage=unet",
         "make_tokenizer",
@@ -205,7 +205,6 @@ def test_help_names_every_setting(command):
         "export": ["--layout", "--checkpoint"],
         "demo": ["--checkpoint", "--port"],
         "quickstart": ["--output", "--only"],
-        "random_demo": ["--output", "--size"],
         "prepare_data": [f"    {key} " for key in get_prepare_config()],
         "inspect_data": ["--data", "--[no]verify"],
         "train": [f"    {key} " for key in get_cnc_config()],
@@ -219,7 +218,7 @@ def test_help_names_every_setting(command):
         assert re.search(
             r'^    graph +"segmentation, image<segmentation" ', done.stdout, re.MULTILINE
         )
-        assert re.search(r"^    learning_rate +0.001 ", done.stdout, re.MULTILINE)
+        assert re.search(r"^    learning_rate +0.0015 ", done.stdout, re.MULTILINE)
         assert len(re.findall(r"^    sizes ", done.stdout, re.MULTILINE)) == 1
     for part in expected[command]:
         assert part in done.stdout

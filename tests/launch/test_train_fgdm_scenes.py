@@ -46,7 +46,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SETTINGS = {
     "global_batch_size": 16,
+    "optimizer": "adamw",
     "learning_rate": 3e-3,
+    "schedule": "constant",
+    "ema_decay": 0.0,
     "warmup_steps": 20,
     "log_every": 100,
     "eval_every": 10**6,

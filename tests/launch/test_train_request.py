@@ -59,7 +59,7 @@ def test_settings_are_listed_together(tmp_path):
     for expected in (
         "did you mean 'float32'",
         "did you mean 'layers'",
-        "num_steps is 2000 and num_epochs 2.0",
+        "num_steps is 1000 and num_epochs 2.0",
         "3 microbatches (accumulation) do not divide",
         "drop_caption must be a probability",
         "64x60",

@@ -31,7 +31,10 @@ from sd_jax.typing import flat_params
 
 SETTINGS = {
     "global_batch_size": 16,
+    "optimizer": "adamw",
     "learning_rate": 3e-3,
+    "schedule": "constant",
+    "ema_decay": 0.0,
     "warmup_steps": 20,
     "log_every": 50,
     "eval_every": 10**6,

@@ -93,6 +93,21 @@ def test_three_layers_of_depth_are_trained_on_scenes(tmp_path):
     assert list((tmp_path / "run" / "images").rglob("*.png"))
 
 
+def test_a_layer_is_added_to_a_fuser_of_two(model, tmp_path):
+    settings = {"num_steps": 2, "num_layers": 3, "warmup_steps": 0}
+    said = train(tmp_path / "run", "layers", init=model, **settings)
+    assert "by extend_local" in said
+    start = restored(tmp_path / "run" / "model", "local_fuser")
+    after = restored(tmp_path / "run", "local_fuser")
+    moved = {name for name, value in after.items() if not np.array_equal(value, start[name])}
+    assert {name for name in after if name.startswith("feature_extractor/extract")} <= moved
+    assert all(name.startswith("feature_extractor/") for name in moved)
+    before = restored(model, "local_fuser")
+    for name, value in before.items():
+        if not name.startswith("feature_extractor/"):
+            np.testing.assert_array_equal(after[name], value)
+
+
 def test_layers_that_nothing_has_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="num_layers is 3, but the local fuser of init has 2"):
         plan(tmp_path, init=str(model), num_layers=3)

@@ -29,6 +29,12 @@ SETTINGS: dict[str, Any] = {
     "eval_every": 0,
     "sample_every": 0,
     "writers": "json",
+    # The runs compared here may end at other steps, so their rate is one.
+    "optimizer": "adamw",
+    "warmup_steps": 50,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "ema_decay": 0.0,
 }
 """Quick and talkative."""
 
