@@ -138,9 +138,8 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     if stage in CONTRASTIVE:
         towers = ContrastiveLoss(model_config, tokenizer.eos_id, config.temperature, settings)
         needs = BatchNeeds(("exemplar_images", "input_ids"), (), helpers)
-        return Experiment(
-            model_config, towers, patterns, frozenset(TRAINED[stage]), needs, has_timesteps=False
-        )
+        both = frozenset(TRAINED["towers"])  # also where one of them stays as it is
+        return Experiment(model_config, towers, patterns, both, needs, has_timesteps=False)
     noise = NoiseLoss(
         model_config,
         "base",
