@@ -47,6 +47,7 @@ _NOISE = {
     "schedule": "cosine",
     "ema_decay": 0.999,
     "guidance_scale": 3.0,
+    "image_share": 0.6,
 }
 
 STAGES = {
@@ -87,7 +88,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # What is trained.
     config.system = "prior"  # a Stable Diffusion
     config.stage = args["stage"]  # set by :stage=
-    config.maps = MAPS  # pictures that the autoencoder sees beside images
+    config.maps = MAPS  # pictures that autoencoder and UNet see beside images; empty for none
     config.image_share = 0.5  # probability of an image, not a map
     config.kl_weight = 1e-5  # of the latents' divergence from a standard normal
     config.temperature = 0.07  # of the similarities of images and texts

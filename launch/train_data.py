@@ -33,11 +33,15 @@ class BatchNeeds:
       keys: of the batch.
       conditions: names of conditions that training drops (`StreamConfig.drop`), beside captions.
       helpers: tokenizer and sizes that the keys need.
+      maps: variables that take the image's place in a part of the examples.
+      map_share: probability of that.
     """
 
     keys: tuple[str, ...]
     conditions: tuple[str, ...]
     helpers: Helpers
+    maps: tuple[str, ...] = ()
+    map_share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +200,7 @@ def open_data(request: TrainRequest, needs: BatchNeeds) -> RunData:
     drop = {name: float(config.drop_condition) for name in needs.conditions}
     drop["caption"] = config.drop_caption
     stream = request.stream((*needs.keys, "names"), drop)
+    stream = dataclasses.replace(stream, maps=needs.maps, map_share=needs.map_share)
     problems = stream.problems()
     sources = [_open(item, request, stream, 0, problems) for item in request.data]
     held_out = request.eval_data or (request.data if SCENES in request.data else ())
@@ -218,6 +223,8 @@ def _open(
 ) -> Any:
     """Returns a source with the fields that the stream reads; None with a problem noted."""
     wanted = (*stream.required_fields, *stream.variables)
+    # Shards without them show images alone.
+    beside = (*_LABELS, *_SIZES, *stream.maps)
     try:
         if item == SCENES:
             known = Scenes().fields
@@ -228,7 +235,8 @@ def _open(
                     "--config.latents, .text and .exemplars"
                 )
             height, width = request.sizes[0]
-            fields = [field for field in (*wanted, *_LABELS) if field in known]
+            names = (*wanted, *_LABELS, *stream.maps)
+            fields = [field for field in dict.fromkeys(names) if field in known]
             return Scenes(
                 seed=request.config.scenes_seed + world, size=(height, width), fields=fields
             )
@@ -241,8 +249,8 @@ def _open(
                 "(launch.prepare_data), or encode them in training (--config.latents, .text, "
                 ".exemplars)"
             )
-        beside = [field for field in (*_LABELS, *_SIZES) if field in records.fields]
-        return ShardedRecords(item, tuple(dict.fromkeys((*wanted, *beside))))
+        found = [field for field in beside if field in records.fields]
+        return ShardedRecords(item, tuple(dict.fromkeys((*wanted, *found))))
     except ValueError as error:
         if str(error) not in problems:
             problems.append(str(error))

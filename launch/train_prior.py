@@ -151,7 +151,10 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
         components.add("vae")
     if config.text == "encode":
         components.add("text_encoder")
-    needs = BatchNeeds(keys_of(config), (), helpers)
+    keys, maps = keys_of(config), tuple(split_list(config.maps))
+    # What is cached is of images.
+    share = 1.0 - config.image_share if {"image", "input_ids"} <= set(keys) else 0.0
+    needs = BatchNeeds(keys, (), helpers, maps, share)
     return Experiment(model_config, noise, patterns, frozenset(components), needs)
 
 

@@ -158,7 +158,8 @@ def _helper_problems(
             "Helpers(empty_text_embedding=...), the text encoder's states of ''"
         )
     for source in sources:
-        if "segmentation" in config.keys and "segmentation" in source.fields:
+        pictured = (*config.keys, *config.maps)
+        if "segmentation" in pictured and "segmentation" in source.fields:
             try:
                 helpers.colours(source.palette)
             except ValueError as error:

@@ -41,6 +41,15 @@ VARIABLES = (
 )
 """Keys that are pictures of a condition, each the field of its name; sources may lack them."""
 
+MAP_WORDS: Mapping[str, str] = {
+    **{name: f"{name} of" for name in VARIABLES},
+    "normal": "normals of",
+    "canny": "edges of",
+    "foreground_depth": "foreground depth of",
+    "background_depth": "background depth of",
+}
+"""What a caption begins with where a map takes the image's place (`StreamConfig.maps`)."""
+
 TEXT_KEYS = ("captions", "names")
 """Keys whose value is a list of str, which no device takes."""
 
@@ -84,6 +93,10 @@ class StreamConfig:
       caption: "random", any of a record's captions, or "first".
       drop: probabilities with which a condition is replaced by nothing, each on its own: the text
         by the empty one, embeddings, exemplars and maps by zeros. Names are those of `DROPPABLE`.
+      maps: variables that take the image's place in a part of the examples, each as often as the
+        others that the record has, with `MAP_WORDS` before the caption: a text-to-image model then
+        knows maps as well, as those of photographs on the web do.
+      map_share: probability of that, 0 to 1.
       bad_records: "fail" at the first record that cannot be used, or "skip" it: another record of
         its source takes its place.
       max_bad_records: how many different records a process may skip before it fails.
@@ -100,12 +113,14 @@ class StreamConfig:
     flip: float = 0.0
     caption: Literal["random", "first"] = "random"
     drop: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    maps: tuple[str, ...] = ()
+    map_share: float = 0.0
     bad_records: Literal["fail", "skip"] = "fail"
     max_bad_records: int = 100
 
     def __post_init__(self) -> None:
         """Takes lists and other mappings as configuration files have them."""
-        for name in ("keys", "sizes", "weights"):
+        for name in ("keys", "sizes", "weights", "maps"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
@@ -152,6 +167,19 @@ class StreamConfig:
             for name, value in self.drop.items()
             if not _is_between(value, 0, 1)
         ]
+        problems += [
+            f"maps has {name!r}, expected some of {', '.join(VARIABLES)}"
+            for name in self.maps
+            if name not in VARIABLES
+        ]
+        if not _is_between(self.map_share, 0, 1):
+            problems.append(f"map_share is {self.map_share}, expected a probability")
+        if self.map_share and self.maps and not {"image", "input_ids"} <= set(self.keys):
+            problems.append(
+                f"maps take the image's place, with their names before the caption, in "
+                f"{self.map_share} of the examples, but the keys {', '.join(self.keys)} lack image "
+                "or input_ids; what is cached cannot be replaced: set map_share=0"
+            )
         if self.has_latents and (self.crop != "centre" or self.flip != 0):
             problems.append(
                 f"keys has cached latents with crop {self.crop!r} and flip {self.flip}, but "

@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline.codecs import decode_field
 from input_pipeline.schema import BY_NAME, PICTURE_KINDS, RecordError, RecordSource
-from input_pipeline.stream.config import DROPPABLE, StreamConfig
+from input_pipeline.stream.config import DROPPABLE, MAP_WORDS, StreamConfig
 from input_pipeline.stream.derived import edges, exemplars
 from input_pipeline.stream.helpers import Helpers
 from input_pipeline.stream.plan import Row
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _LATENT_STRIDE = 8
 # In this order for ever: a choice must not depend on which others a run makes.
 _CHOICES = ("scale", "down", "across", "flip", "caption", *(f"drop {name}" for name in DROPPABLE))
+_CHOICES = (*_CHOICES, "map")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +70,8 @@ class ExampleReader:
             example |= exemplars(example, self.helpers.exemplar_size, dropped)
         if "captions" in config.required_fields:
             example |= self._texts(values, choices["caption"], "caption" in dropped)
+        if choices["map"] < config.map_share:
+            _show_a_map(example, config.maps, choices["map"] / config.map_share)
         for field in ("image_embedding", "background_embedding"):
             if field in config.required_fields:
                 array = values.array(field)
@@ -84,7 +87,8 @@ class ExampleReader:
         self, values: _Values, row: Row, choices: Mapping[str, float], dropped: Set[str]
     ) -> dict[str, Any]:
         """Returns what the example's view shows of all fields that the batch has pictures of."""
-        wanted = dict.fromkeys((*self.config.required_fields, *self.config.variables))
+        config = self.config
+        wanted = dict.fromkeys((*config.required_fields, *config.variables, *config.maps))
         fields = tuple(
             field
             for field in wanted
@@ -207,6 +211,18 @@ def make_choices(seed: int, position: int) -> dict[str, float]:
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
     return dict(zip(_CHOICES, generator.random(len(_CHOICES)).tolist(), strict=True))
+
+
+def _show_a_map(example: dict[str, Any], maps: Sequence[str], choice: float) -> None:
+    """Puts one of an example's maps in the image's place, and its name before the caption."""
+    there = [name for name in maps if example.get(name) is not None]
+    if not there:
+        return
+    name = there[int(choice * len(there))]
+    example["image"] = example[name]
+    # A caption that was dropped stays empty.
+    if example["caption"]:
+        example["caption"] = f"{MAP_WORDS[name]} {example['caption']}"
 
 
 def _chosen_caption(values: _Values, choice: float, rule: str) -> int:

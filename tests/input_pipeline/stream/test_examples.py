@@ -301,3 +301,56 @@ def test_a_mirrored_face_has_its_left_eye_where_its_right_one_was() -> None:
     plain, mirrored = (reader(source, flip=flip, **settings).read(row()) for flip in (0.0, 1.0))
     np.testing.assert_array_equal(mirrored["segmentation"], plain["segmentation"])
     np.testing.assert_array_equal(plain["segmentation"][0, 0], faces.colours[left])
+
+
+MAPS = ("depth", "segmentation", "normal")
+TEXT_TO_IMAGE = ("image", "input_ids")
+
+
+def with_maps(source: RecordSource, positions: range, **settings: Any) -> list[dict[str, Any]]:
+    read = reader(source, **{"keys": TEXT_TO_IMAGE, "maps": MAPS, "map_share": 0.6} | settings).read
+    return [read(row(position)) for position in positions]
+
+
+def test_maps_take_the_images_place_with_their_names() -> None:
+    plain = with_maps(DecodedSource(), range(400), map_share=0.0)
+    shown = with_maps(DecodedSource(), range(400))
+    begins = {"depth": "depth of ", "segmentation": "segmentation of ", "normal": "normals of "}
+    counts = dict.fromkeys(("image", *MAPS), 0)
+    for with_map, without in zip(shown, plain, strict=True):
+        caption = with_map["caption"]
+        name = next((name for name in MAPS if caption.startswith(begins[name])), "image")
+        counts[name] += 1
+        # All other choices are those of a run without maps.
+        assert caption == begins.get(name, "") + without["caption"]
+        expected = without["image"] if name == "image" else with_map[name]
+        np.testing.assert_array_equal(with_map["image"], expected)
+    for name, share in (("image", 0.4), *((name, 0.2) for name in MAPS)):
+        assert abs(counts[name] / 400 - share) < 0.07, name
+
+
+def test_a_record_without_maps_shows_its_image() -> None:
+    bare = DecodedSource(fields=tuple(name for name in ALL_FIELDS if name not in MAPS))
+    (plain,) = with_maps(bare, range(1), map_share=0.0)
+    (shown,) = with_maps(bare, range(1), map_share=1.0)
+    np.testing.assert_array_equal(shown["image"], plain["image"])
+    assert shown["caption"] == plain["caption"]
+
+
+def test_a_dropped_caption_stays_empty_where_a_map_is_shown() -> None:
+    (shown,) = with_maps(DecodedSource(), range(1), map_share=1.0, drop={"caption": 1.0})
+    assert shown["caption"] == ""
+    assert any(np.array_equal(shown["image"], shown[name]) for name in MAPS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"maps": ("depht",)}, "maps has 'depht'"),
+        ({"map_share": 1.5}, "map_share is 1.5"),
+        ({"keys": ("image", "text_embeddings")}, "lack image or input_ids"),
+    ],
+)
+def test_maps_that_cannot_be_shown_are_told(settings: dict[str, Any], expected: str) -> None:
+    values = {"keys": TEXT_TO_IMAGE, "batch_size": 1, "maps": MAPS, "map_share": 0.5} | settings
+    assert expected in "\n".join(StreamConfig(**values).problems())
