@@ -10,15 +10,16 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # A worker that is done takes from another's rest: the slowest files stand side by side.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=20 $(PYTEST_ARGS)
 
-.PHONY: help test test-slow demo lint types clean
+.PHONY: help quickstart demo test test-slow lint types clean
 .NOTPARALLEL:
 
 help:
-	@echo "make test       install into .venv and run the tests (CPU)"
+	@echo "make quickstart a page of what this can do, drawn and trained here"
+	@echo "make demo       the same by hand, in the browser"
+	@echo "make test       run the tests (CPU)"
 	@echo "make test-slow  the tests that take longer"
-	@echo "make demo       install into .venv and run the demo"
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      pyright"
 	@echo "make clean      remove .venv, caches and build output"
@@ -29,8 +30,11 @@ test: .venv/installed-test .venv/browser
 test-slow: .venv/installed-test .venv/browser
 	$(PYTEST) -m "slow and not weights and not gpu"
 
+quickstart: .venv/installed-demo
+	$(BIN)/python -m launch.quickstart
+
 demo: .venv/installed-demo
-	$(BIN)/python -m launch.random_demo
+	$(BIN)/python -m launch.demo
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

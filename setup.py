@@ -91,7 +91,7 @@ setup(
         ],
         "beam": ["apache-beam>=2.65"],
         "notebooks": NOTEBOOKS,
-        "demo": [GRADIO, "scikit-image>=0.25"],
+        "demo": [GRADIO],
         "wandb": ["wandb>=0.19"],
         "test": TEST,
         "dev": [*TEST, *LINT],

@@ -1,7 +1,7 @@
 """The notebooks are in order, and run from their first cell to their last.
 
-With weights that ship with the project they run as they stand. What is not there yet is replaced by
-a random model in the real formats, with fewer steps.
+By default with a random model in the real formats and fewer steps; the slow tests run them as they
+stand, with the weights that ship with the project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import fgdm_jax.testing
 from launch.components import AnyConfig, components_of
 from sd_jax.convert.export import export_diffusers
 from sd_jax.convert.weights import weights_of_model
-from sd_jax.embedded import embedded_folders
 from sd_jax.testing import random_params
 
 ROOT = Path(__file__).parents[1]
@@ -31,16 +30,9 @@ SEEN = {
     **dict.fromkeys(("segmentation", "depth", "foreground_depth", "background_depth"), 1),
     "image": 2,
 }
-PRIOR = ("unet", "vae", "text_encoder", "image_encoder")
-NEEDS = {
-    "compose": ("scenes", (*PRIOR, "local_fuser", "global_fuser")),
-    "factors": ("scenes", (*PRIOR[:3], *(f"adapter_{name}" for name in SEEN), "local_fuser")),
-    "train_and_export": ("scenes-prior", PRIOR[:3]),
-}
 FEWER: dict[str, dict[str, Any]] = {
     "compose": {"NUM_PICTURES": 1, "NUM_STEPS": 2},
     "factors": {"NUM_PICTURES": 2, "NUM_MAPS": 2, "NUM_STEPS": 2},
-    "train_and_export": {"NUM_STEPS": 2, "BATCH_SIZE": 2},
 }
 
 
@@ -54,7 +46,7 @@ def path(request) -> Path:
 
 
 def test_there_are_three():
-    assert [path.stem for path in NOTEBOOKS] == sorted(NEEDS)
+    assert [path.stem for path in NOTEBOOKS] == ["compose", "factors", "train_and_export"]
 
 
 def test_a_notebook_is_stored_as_it_was_written(path):
@@ -99,22 +91,13 @@ def random_config() -> AnyConfig:
 
 
 @pytest.fixture(scope="module")
-def random_folders(tmp_path_factory) -> dict[str, str]:
-    """Returns folders of random weights in diffusers' layout, by the names that they stand for."""
-    folder = tmp_path_factory.mktemp("weights")
-    found = {}
-    for name, only in (("scenes", ()), ("scenes-prior", PRIOR)):
-        params, config = random_params(components_of(), random_config(), 0, only)
-        sizes = {item: getattr(config, item) for item in params}
-        weights = weights_of_model(params, sizes, config.schedule)
-        export_diffusers(weights, components_of(), folder / name)
-        found[name] = str(folder / name)
-    return found
-
-
-def has_weights(name: str, components: tuple[str, ...]) -> bool:
-    folders = embedded_folders(name)
-    return all(any((folder / item).is_dir() for folder in folders) for item in components)
+def random_folder(tmp_path_factory) -> str:
+    """Returns a folder of random weights in diffusers' layout."""
+    folder = tmp_path_factory.mktemp("weights") / "scenes"
+    params, config = random_params(components_of(), random_config(), 0, ())
+    sizes = {item: getattr(config, item) for item in params}
+    export_diffusers(weights_of_model(params, sizes, config.schedule), components_of(), folder)
+    return str(folder)
 
 
 def overridden(book: Any, values: dict[str, Any]) -> Any:
@@ -127,39 +110,40 @@ def overridden(book: Any, values: dict[str, Any]) -> Any:
     return book
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        # Two starts of a training and two exports, each in a process of its own.
-        pytest.param(item, marks=[pytest.mark.slow] if item.stem == "train_and_export" else [])
-        for item in NOTEBOOKS
-    ],
-    ids=lambda path: path.stem,
-)
-def test_it_runs(path, request, tmp_path, monkeypatch):
+def executed(book: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns a notebook after all of its cells, which is written to the folder too."""
     from nbclient import NotebookClient
 
-    shipped, components = NEEDS[path.stem]
-    book = notebook(path)
-    if not has_weights(shipped, components):
-        folder = request.getfixturevalue("random_folders")[shipped]
-        name = "INIT" if path.stem == "train_and_export" else "CHECKPOINT"
-        book = overridden(book, {name: folder, **FEWER[path.stem]})
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     client = NotebookClient(
-        book, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        book, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
     try:
         client.execute()
     finally:
         # For whoever wants to see why it failed, or what it shows.
-        nbformat.write(book, tmp_path / path.name)
-    shown = [
+        nbformat.write(book, folder / "executed.ipynb")
+    return book
+
+
+def pictures_of(book: Any) -> list[Any]:
+    return [
         output
         for cell in book.cells
         if cell.cell_type == "code"
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) >= 3
+
+
+@pytest.mark.parametrize("name", ["compose", "factors"])
+def test_it_runs_with_any_model(name, random_folder, tmp_path, monkeypatch):
+    book = notebook(ROOT / "notebooks" / f"{name}.ipynb")
+    book = overridden(book, {"CHECKPOINT": random_folder, **FEWER[name]})
+    assert len(pictures_of(executed(book, tmp_path, monkeypatch))) >= 3
+
+
+@pytest.mark.slow
+def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
+    assert len(pictures_of(executed(notebook(path), tmp_path, monkeypatch))) >= 3

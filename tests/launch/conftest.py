@@ -9,13 +9,13 @@ import pytest
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
-from launch.demo_files import write_demo_files
 from sd_jax.convert.export import export_ldm
 from sd_jax.convert.load import plan_loading
 from sd_jax.convert.source import open_source
 from sd_jax.convert.store import save_plans
 from sd_jax.convert.weights import weights_of_model
 from sd_jax.model import Model
+from tests.launch.demo_files import write_demo_files
 
 # Of the UNet; no file in the original layout tells them.
 NUM_HEADS = 4
@@ -23,7 +23,7 @@ NUM_HEADS = 4
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Config values of the demo, whose checkpoint is a diffusers folder."""
+    """Config values that compose photographs by a diffusers folder of random weights."""
     return write_demo_files(tmp_path_factory.mktemp("demo"))
 
 
@@ -55,7 +55,7 @@ def checkpoints(
 
 @pytest.fixture
 def settings(demo: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """The demo at the smallest size, two steps."""
+    """Those of `demo` at the smallest size, two steps."""
     return {
         **demo,
         "height": 64,

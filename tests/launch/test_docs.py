@@ -1,4 +1,4 @@
-"""What the documentation shows runs as it stands there, on the files that the demo leaves."""
+"""What the documentation shows runs as it stands there, on the files that the quickstart leaves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from launch.quickstart_parts import write_inputs
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -16,25 +18,24 @@ def python_blocks(page: str) -> list[str]:
 
 
 @pytest.fixture
-def in_demo_folder(demo: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory that looks like the repository's after `make demo`."""
-    (tmp_path / "outputs" / "demo").mkdir(parents=True)
-    (tmp_path / "outputs" / "demo" / "inputs").symlink_to(Path(demo["checkpoint"]).parent)
+def after_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the inputs that `make quickstart` leaves."""
+    write_inputs(tmp_path / "outputs" / "quickstart" / "inputs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_readme_composes_an_image(in_demo_folder):
+def test_the_readme_composes_an_image(after_quickstart):
     (block,) = python_blocks("README.md")
     exec(compile(block, "README.md", "exec"), {})
-    assert (in_demo_folder / "ball.png").is_file()
+    assert (after_quickstart / "composed.png").is_file()
 
 
-def test_the_sampling_page_predicts_noise(in_demo_folder):
+def test_the_sampling_page_predicts_noise(after_quickstart):
     (block,) = python_blocks("docs/sampling.md")
     names: dict[str, Any] = {}
     exec(compile(block, "docs/sampling.md", "exec"), names)
-    assert names["noise"].shape == (1, 32, 32, 4)
+    assert names["noise"].shape == (1, 8, 8, 16)
 
 
 def test_the_data_page_reads_shards(tmp_path, monkeypatch):

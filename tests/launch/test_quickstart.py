@@ -12,6 +12,7 @@ from launch.quickstart_page import Done, write_page
 from launch.quickstart_parts import SIZE, parts_of, write_inputs
 from launch.quickstart_run import config_of
 from launch.setting_checks import RequestError
+from tests.launch.commands import launched
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,19 @@ def test_the_page_holds_pictures_commands_and_losses(parts, tmp_path):
         assert part.title in page
     # It opens offline.
     assert "http" not in page
+
+
+@pytest.mark.slow
+def test_all_of_it(parts, tmp_path):
+    """Every part, with the weights that ship with the project."""
+    said = launched("quickstart", f"--output={tmp_path}", timeout=1200)
+    assert "open " in said
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"all {len(parts[1])} parts" in page
+    pictures = sum(part.command == "sample" for part in parts[1])
+    assert page.count('<img src="data:image/png;base64,') == pictures
+    assert page.count("<figcaption>loss, from ") == len(parts[1]) - pictures
+    for part in parts[1]:
+        if part.command == "sample":
+            record = json.loads((tmp_path / part.name / "record.json").read_text())
+            assert record["images"], part.name

@@ -239,9 +239,3 @@ def test_the_safety_checker_blackens_what_it_flags(flagged, settings, tmp_path):
         )
     )
     assert pixels(off).any()
-
-
-def test_the_demo_leaves_pictures_and_files_to_work_with(tmp_path):
-    launched("random_demo", f"--output={tmp_path / 'demo'}", "--size=64", "--num_steps=2")
-    assert (tmp_path / "demo" / "contact_sheet.png").is_file()
-    assert (tmp_path / "demo" / "inputs" / "checkpoint" / "model_index.json").is_file()

@@ -1,4 +1,4 @@
-"""Input files of the demo: a checkpoint of random weights, photographs, depth maps and a mask."""
+"""Files to compose from: a checkpoint of random weights, photographs, depth maps and a mask."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from skimage import data
 
 from cnc_jax.convert import COMPONENTS
 from cnc_jax.testing import random_model, tiny_config
@@ -19,12 +20,6 @@ def write_demo_files(folder: Path) -> dict[str, Any]:
 
     The depth maps are drawn by hand: a ball in front of a plain that rises to the horizon.
     """
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise ImportError(
-            'the demo needs scikit-image\'s photographs: pip install -e ".[demo]"'
-        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     model = random_model(tiny_config())
     configs = {name: getattr(model.config, name) for name in model.params}
