@@ -16,7 +16,7 @@ Other graphs are written out: `--config.graph="depth, image<depth"`. Scales:
 
     paper       AdamW 1e-6, 256x256, 100 epochs (arXiv:2410.21638, A.2); batch 160 as in its code
     single_gpu  the same steps on one 24 GB card: bfloat16, microbatches
-    scenes      steps for a tiny model (init) on the procedural world, about half an hour on a CPU
+    scenes      1000 steps for a tiny model (init) on the procedural world
 
 docs/factors.md tells the way from one factor to a graph.
 """
