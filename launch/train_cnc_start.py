@@ -120,7 +120,8 @@ def plan_start(request: TrainRequest) -> Start:
             ]
         )
     local, layers = opened.configs.get("local_fuser"), request.config.num_layers
-    if stage in ("local", "layers") and surgery == "none" and local.num_layers != layers:
+    is_trained = stage in ("local", "layers") and surgery == "none"
+    if is_trained and local is not None and local.num_layers != layers:
         remedy = (
             "leave the fuser out of init for a new one, or add layers to one of two in stage layers"
             if stage == "local"
