@@ -29,7 +29,11 @@ def exported(model: Model, folder):
 @pytest.fixture(params=["two and three", "neighbours"])
 def folders(tmp_path, request):
     two = random_model(smallest_config(), 0, ("local_fuser",))
-    found = [exported(two, tmp_path / "two"), exported(extend_local(two).model, tmp_path / "three")]
+    three = extend_local(two).model
+    # Trained on: of the same shape, and not the same.
+    extractor = three.params["local_fuser"]["feature_extractor"]
+    extractor["extractors_1"]["bias"] = extractor["extractors_1"]["bias"] + 1
+    found = [exported(two, tmp_path / "two"), exported(three, tmp_path / "three")]
     if request.param == "neighbours":
         (tmp_path / "both").mkdir()
         found = [item.rename(tmp_path / "both" / item.parent.name) for item in found]
