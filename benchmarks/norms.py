@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -60,9 +60,7 @@ def programs_of(norm: nn.Module, values: jax.Array) -> tuple[Any, Any]:
     weights = jax.random.normal(jax.random.key(1), values.shape)
 
     def forward(values: jax.Array) -> jax.Array:
-        result = norm.apply(params, values)
-        assert isinstance(result, jax.Array)
-        return result
+        return cast(jax.Array, norm.apply(params, values))
 
     def loss(values: jax.Array) -> jax.Array:
         return jnp.sum(forward(values) * weights)

@@ -113,7 +113,8 @@ def extend_local(model: Model, *, num_layers: int = 3) -> Operation:
     """Returns the model with a local fuser of more layers, which starts as the one that it has.
 
     Layers are added before the last. Each starts with the stem of the layer in front of it, and
-    nothing is made of it yet: the first and the last layers alone give what they gave before.
+    nothing is made of it yet: the first and the last layers alone give what they gave before. A
+    global fuser is left out.
 
     Args:
       model: with a local fuser of two layers or more.
@@ -146,10 +147,13 @@ def extend_local(model: Model, *, num_layers: int = 3) -> Operation:
     ahead, last = np.split(kernel, [front * width], axis=2)
     flat[_JOINED] = np.concatenate([ahead, nothing, last], axis=2)
     fuser = nested_params(flat)
+    # A global fuser has as many layers as the local one had.
+    kept = {name: tree for name, tree in model.params.items() if name != "global_fuser"}
+    sizes = _cnc_config(model, local_fuser=config, global_fuser=None)
     return Operation(
-        Model({**model.params, "local_fuser": fuser}, _cnc_config(model, local_fuser=config)),
-        tuple(f"local_fuser/{path}" for path in flat if path != _JOINED),
-        (f"local_fuser/{_JOINED}",),
+        Model({**kept, "local_fuser": fuser}, sizes),
+        tuple(f"local_fuser/{path}" for path in flat),
+        (),
     )
 
 

@@ -14,7 +14,7 @@ The same command on the same workdir goes on where the last one stopped. Scales:
 
     paper       batch 32, 512x512, AdamW 1e-5, float32 as published
     single_gpu  the same steps on one 24 GB card: bfloat16, microbatches, 8-bit moments
-    scenes      steps for a tiny model (init) on the procedural world, under an hour on a CPU
+    scenes      1000 steps for a tiny model (init) on the procedural world
 
 `condition=canny` trains the local fuser on edges instead of depth. docs/training.md has hours and
 memory for each stage and card.
@@ -25,7 +25,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs import training
-from configs.common import parse_arg, unknown_name
+from configs.common import SCENES_TRAINING, parse_arg, unknown_name
 
 BASE = "configs.training"
 """Where the settings stand that all training runs share, for --help."""
@@ -45,24 +45,9 @@ SCALES = {
         "text": "cached",
     },
     "scenes": {
-        "data": "scenes",
-        "sizes": "64x64",
+        **SCENES_TRAINING,
         "exemplars": "encode",
         "hidden_multiple": 1,
-        "global_batch_size": 32,
-        "num_epochs": 0.0,
-        "num_steps": 1000,
-        "optimizer": "muon",
-        "learning_rate": 1.5e-3,
-        "schedule": "cosine",
-        "warmup_steps": 30,
-        "ema_decay": 0.99,
-        "max_grad_norm": 1.0,
-        "log_every": 20,
-        "eval_every": 500,
-        "sample_every": 500,
-        "save_every": 500,
-        "guidance_scale": 3.0,
     },
 }
 CONDITIONS = ("depth", "canny")
@@ -81,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = args["stage"]  # set by :stage=
     config.scale = args["scale"]  # set by :scale=
     config.local_condition = args["condition"]  # set by :condition=
-    config.num_layers = 3 if config.stage == "layers" else 2  # 3 where data have middle_depth
+    config.num_layers = 3 if config.stage == "layers" else 2  # of a fuser; 3 if data have so many
     config.hidden_multiple = 2  # width inside a new global fuser, in widths of an embedding
     config.depth_streams = "uni"  # start of the depth stems from Uni-ControlNet, or fresh
     config.exemplars = "cached"  # CLIP embeddings from the shards, or encode: from the images

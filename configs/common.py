@@ -21,6 +21,26 @@ SCENES_SAMPLING = {
 }
 """Settings for the weights that ship with the project; see docs/scenes.md."""
 
+SCENES_TRAINING = {
+    "data": "scenes",
+    "sizes": "64x64",
+    "global_batch_size": 32,
+    "num_epochs": 0.0,
+    "num_steps": 1000,
+    "optimizer": "muon",
+    "learning_rate": 1.5e-3,
+    "schedule": "cosine",
+    "warmup_steps": 30,
+    "ema_decay": 0.99,
+    "max_grad_norm": 1.0,
+    "log_every": 20,
+    "eval_every": 500,
+    "sample_every": 500,
+    "save_every": 500,
+    "guidance_scale": 3.0,
+}
+"""How fusers and adapters for them are trained: `scale=scenes`."""
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     """Returns the arguments of `config.py:name=value,name=value` over their defaults.

@@ -16,7 +16,7 @@ Other graphs are written out: `--config.graph="depth, image<depth"`. Scales:
 
     paper       AdamW 1e-6, 256x256, 100 epochs (arXiv:2410.21638, A.2); batch 160 as in its code
     single_gpu  the same steps on one 24 GB card: bfloat16, microbatches
-    scenes      steps for a tiny model (init) on the procedural world, about half an hour on a CPU
+    scenes      1000 steps for a tiny model (init) on the procedural world
 
 docs/factors.md tells the way from one factor to a graph.
 """
@@ -26,7 +26,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs import training
-from configs.common import parse_arg, unknown_name
+from configs.common import SCENES_TRAINING, parse_arg, unknown_name
 
 BASE = "configs.training"
 """Where the settings stand that all training runs share, for --help."""
@@ -57,24 +57,9 @@ SCALES = {
         "distill_every": 10,
     },
     "scenes": {
-        "data": "scenes",
-        "sizes": "64x64",
+        **SCENES_TRAINING,
         "crop": "centre",
         "flip": 0.0,
-        "global_batch_size": 32,
-        "num_epochs": 0.0,
-        "num_steps": 1000,
-        "optimizer": "muon",
-        "learning_rate": 1.5e-3,
-        "schedule": "cosine",
-        "warmup_steps": 30,
-        "ema_decay": 0.99,
-        "max_grad_norm": 1.0,
-        "log_every": 20,
-        "eval_every": 500,
-        "sample_every": 500,
-        "save_every": 500,
-        "guidance_scale": 3.0,
         "distill_every": 10,
         "adapter_layers": 1,
     },

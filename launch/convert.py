@@ -34,7 +34,9 @@ _SURGERY = flags.DEFINE_enum(
 _DEPTH_STREAMS = flags.DEFINE_enum(
     "depth_streams", "uni", ["uni", "fresh"], "Start of the depth stems in init_local_fromuni."
 )
-_NUM_LAYERS = flags.DEFINE_integer("num_layers", 2, "Layers of new fusers.", lower_bound=1)
+_NUM_LAYERS = flags.DEFINE_integer(
+    "num_layers", None, "Layers of the fuser: 2, and 3 for extend_local, unless given.", 1
+)
 _NUM_HEADS = flags.DEFINE_integer("num_heads", None, "Attention heads where no config tells them.")
 _USE_EMA = flags.DEFINE_bool("use_ema", False, "Take the UNet's averaged weights.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of new weights.")

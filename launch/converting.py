@@ -48,7 +48,7 @@ class ConvertRequest:
       layout: of the sources; detected if None.
       surgery: name of a function of `cnc_jax.surgery`, or None.
       depth_streams: see `init_local_fromuni`.
-      num_layers: layers of new fusers.
+      num_layers: layers of a new or extended fuser; 2, and 3 for `extend_local`, if None.
       num_heads: attention heads where no config tells them.
       use_ema: take the UNet's averaged weights.
       seed: of new weights.
@@ -60,7 +60,7 @@ class ConvertRequest:
     layout: LayoutName | None = None
     surgery: Surgery | None = None
     depth_streams: str = "uni"
-    num_layers: int = 2
+    num_layers: int | None = None
     num_heads: int | None = None
     use_ema: bool = False
     seed: int = 0
@@ -124,7 +124,7 @@ def _operate(request: ConvertRequest, surgery: Surgery) -> list[tuple[str, ...]]
             sources, COMPONENTS, num_heads=request.num_heads, use_ema=request.use_ema
         ).load(CnCConfig)
 
-    layers, seed = request.num_layers, request.seed
+    layers, seed = request.num_layers or (3 if surgery == "extend_local" else 2), request.seed
     operations: dict[Surgery, Callable[[], Operation]] = {
         "init_local": lambda: init_local(load(request.sources), num_layers=layers, seed=seed),
         "init_local_fromuni": lambda: init_local_fromuni(

@@ -27,6 +27,7 @@ def main() -> None:
         # Imported here, so that --help and a wrong flag answer at once.
         from input_pipeline.scenes import Scenes
         from input_pipeline.shards import ShardedRecords
+        from input_pipeline.stream.config import MAP_WORDS
         from sd_jax.files.directory import complete_directory
         from sd_jax.new_vocabulary import learn_vocabulary
         from sd_jax.tokenizer import Tokenizer
@@ -38,8 +39,11 @@ def main() -> None:
         texts = [str(text) for index in range(count) for text in source[index]["captions"]]
         if not texts:
             raise ValueError(f"{_DATA.value}: has no captions in its first {count} records")
+        # UNets see maps with these names; twice, as what is there once is spelled.
         vocabulary = learn_vocabulary(
-            texts, max_merges=_MERGES.value, model_max_length=_LENGTH.value
+            [*texts, *(2 * sorted(MAP_WORDS.values()))],
+            max_merges=_MERGES.value,
+            model_max_length=_LENGTH.value,
         )
         tokenizer = Tokenizer(vocabulary, _LENGTH.value)
         with complete_directory(_OUTPUT.value, overwrite=False) as folder:

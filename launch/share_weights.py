@@ -26,6 +26,8 @@ _OTHER = flags.DEFINE_string("other", None, "Folder that links to it.", required
 
 _WHOLE = "diffusion_pytorch_model.safetensors"
 _INDEX, _SHARED = f"{_WHOLE}.index.json", "shared.safetensors"
+# The other's files lie in the first folder too: an index leads nowhere else.
+_OWN, _OTHERS, _OTHERS_INDEX = "own.safetensors", "other.safetensors", "other.index.json"
 _METADATA = {"format": "pt"}
 
 
@@ -47,8 +49,11 @@ def share_weights(component: Path, other: Path) -> int:
       other: likewise.
 
     Raises:
-      ValueError: a folder has no such file, or the two share nothing.
+      ValueError: a folder has no such file, both are the same, or they share nothing.
     """
+    component, other = component.resolve(), other.resolve()
+    if component == other:
+        raise ValueError(f"{component}: is named twice; give the folders of two components")
     missing = [str(folder) for folder in (component, other) if not (folder / _WHOLE).is_file()]
     if missing:
         raise ValueError(
@@ -59,19 +64,12 @@ def share_weights(component: Path, other: Path) -> int:
     if not shared:
         raise ValueError(f"{component} and {other} share no tensor")
     write_safetensors(component / _SHARED, list(shared.values()), _METADATA)
-    for folder, tensors in ((component, ours), (other, theirs)):
-        # The other's files lie in the first folder too, where an index may lead to.
-        name = folder.parent.name
+    for tensors, file, index in ((ours, _OWN, _INDEX), (theirs, _OTHERS, _OTHERS_INDEX)):
         rest = {key: item for key, item in tensors.items() if key not in shared}
-        write_safetensors(component / f"{name}.safetensors", list(rest.values()), _METADATA)
-        index = f"{name}.index.json" if folder is other else _INDEX
-        files = {key: _SHARED if key in shared else f"{name}.safetensors" for key in tensors}
+        write_safetensors(component / file, list(rest.values()), _METADATA)
+        files = {key: _SHARED if key in shared else file for key in tensors}
         _write_index(component / index, files, tensors)
-    for link, target in (
-        (_SHARED, _SHARED),
-        (f"{other.parent.name}.safetensors",) * 2,
-        (_INDEX, f"{other.parent.name}.index.json"),
-    ):
+    for link, target in ((_SHARED, _SHARED), (_OTHERS, _OTHERS), (_INDEX, _OTHERS_INDEX)):
         (other / link).unlink(missing_ok=True)
         (other / link).symlink_to(os.path.relpath(component / target, other))
     # Readers prefer the one file, so that all above counts from here on.

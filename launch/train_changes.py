@@ -21,7 +21,7 @@ _FREE = frozenset(
         *("keep_every", "writers"),
         *("profile_steps", "on_damaged_checkpoint", "accept_changes", "num_epochs", "num_steps"),
         *("accumulation", "remat", "attention", "max_skipped", "scale", "depth_streams"),
-        *("num_layers", "hidden_multiple"),
+        "hidden_multiple",
     }
 )
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -37,13 +36,11 @@ class Start:
       request: of the run.
       opened: the checkpoints, completing one another.
       surgery: what is done to them: a function of `cnc_jax.surgery`, or "none".
-      configs: sizes of the result, by component.
     """
 
     request: TrainRequest
     opened: Opened
     surgery: str
-    configs: Mapping[str, Any]
 
     def write(self, folder: Path) -> str:
         """Writes the starting point as a converted directory; returns in words what was done.
@@ -123,15 +120,20 @@ def plan_start(request: TrainRequest) -> Start:
             ]
         )
     local, layers = opened.configs.get("local_fuser"), request.config.num_layers
-    if stage in ("local", "layers") and surgery == "none" and local.num_layers != layers:
+    is_trained = stage in ("local", "layers") and surgery == "none"
+    if is_trained and local is not None and local.num_layers != layers:
+        remedy = (
+            "leave the fuser out of init for a new one, or add layers to one of two in stage layers"
+            if stage == "local"
+            else "start from a fuser of two layers or more, and of no more than num_layers"
+        )
         raise TrainError(
             [
                 f"num_layers is {layers}, but the local fuser of init has {local.num_layers}; set "
-                "num_layers to that, leave the fuser out of init for a new one, or add layers to "
-                "one of two in stage layers"
+                f"num_layers to that, or {remedy}"
             ]
         )
-    return Start(request, opened, surgery, opened.configs)
+    return Start(request, opened, surgery)
 
 
 def _surgery(request: TrainRequest, opened: Opened, stage: str) -> str:

@@ -104,8 +104,8 @@ class RunData:
     def eval_batches(self, mesh: Mesh, num_examples: int) -> list[dict[str, jax.Array]]:
         """Returns the fixed evaluation set on the devices, in batches of a microbatch's size.
 
-        Nothing is dropped, cut at random or mirrored; the number of examples is rounded up to
-        whole batches, or to one smaller batch that the mesh divides.
+        Nothing is dropped, cut at random or mirrored, and no map takes an image's place; the number
+        of examples is rounded up to whole batches, or to one smaller batch that the mesh divides.
 
         Args:
           mesh: of the run.
@@ -181,6 +181,7 @@ class RunData:
             flip=0.0,
             caption="first",
             drop={},
+            map_share=0.0,
             shuffle=True,
             seed=0,
         )

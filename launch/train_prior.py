@@ -154,7 +154,7 @@ def make_experiment(request: TrainRequest, model: Sizes) -> Experiment:
     keys, maps = keys_of(config), tuple(split_list(config.maps))
     # What is cached is of images.
     share = 1.0 - config.image_share if {"image", "input_ids"} <= set(keys) else 0.0
-    needs = BatchNeeds(keys, (), helpers, maps, share)
+    needs = BatchNeeds(keys, (), helpers, maps if share else (), share if maps else 0.0)
     return Experiment(model_config, noise, patterns, frozenset(components), needs)
 
 

@@ -49,6 +49,7 @@ python -m launch.share_weights --component="$weights/cnc/local_fuser" \
 train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" "$@"
 train chain fgdm.py:factor=chain,scale=scenes --config.trained=depth,image \
   --config.init="$prior,$runs/segmentation" "$@"
+# Plain adapters, which are smaller: all weights together shall be.
 for factor in normal sketch layered; do
   train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.adapter=plain \
     --config.init="$prior" "$@"

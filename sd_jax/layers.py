@@ -62,8 +62,8 @@ def group_normalised(
     """Returns float32 values of mean 0 and variance 1 in each group of channels.
 
     Each channel is summed over the pixels first, and the few sums then within their groups: on CPU
-    this takes a tenth of the time of sums over pixels and channels at once (`nn.GroupNorm`), whose
-    rounding is larger as well. docs/performance.md has the figures.
+    this takes a quarter of the time of sums over pixels and channels at once (`nn.GroupNorm`), and
+    rounds less. docs/performance.md has the figures.
 
     Args:
       hidden_states: channels last.

@@ -158,14 +158,15 @@ def _helper_problems(
             "Helpers(empty_text_embedding=...), the text encoder's states of ''"
         )
     for source in sources:
-        pictured = (*config.keys, *config.maps)
+        pictured = (*config.keys, *(config.maps if config.map_share else ()))
         if "segmentation" in pictured and "segmentation" in source.fields:
             try:
                 helpers.colours(source.palette)
             except ValueError as error:
                 problems.append(
                     f"source {source.name!r} has classes of unknown colours ({error}); give "
-                    "them as Helpers(palettes=...)"
+                    "them as Helpers(palettes=...), or leave it out (maps of a UNet: "
+                    "--config.maps=)"
                 )
     for name, palette in helpers.palettes.items():
         array = np.asarray(palette)

@@ -65,9 +65,10 @@ DROPPABLE = (
     "middle_depth",
     "far_depth",
 )
-"""What `StreamConfig.drop` may name; new names go last, as random numbers go by the order.
+"""What `StreamConfig.drop` may name.
 
-The mask is not in it: it says where, not what.
+Random numbers go by the order of choices: a new name must go behind "map" there
+(`input_pipeline.stream.examples`). The mask is not in it: it says where, not what.
 """
 
 CNC_DROP: Mapping[str, float] = dict.fromkeys(DROPPABLE[:5], 0.1)

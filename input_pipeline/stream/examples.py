@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 _LATENT_STRIDE = 8
 # In this order for ever: a choice must not depend on which others a run makes.
-_CHOICES = ("scale", "down", "across", "flip", "caption", *(f"drop {name}" for name in DROPPABLE))
-_CHOICES = (*_CHOICES, "map")
+_CHOICES = (
+    *("scale", "down", "across", "flip", "caption"),
+    *(f"drop {name}" for name in DROPPABLE),
+    "map",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,15 +66,19 @@ class ExampleReader:
         values = _Values(source, row.index)
         choices = make_choices(config.seed, row.position)
         dropped = {name for name, chance in config.drop.items() if choices[f"drop {name}"] < chance}
-        example = self._pictures(values, row, choices, dropped)
+        shown = self._map(source, choices["map"], dropped)
+        example = self._pictures(values, row, choices, dropped, shown)
         if "edge_maps" in config.keys:
             example |= edges(example, dropped)
         if "exemplar_images" in config.keys and self.helpers.exemplar_size is not None:
             example |= exemplars(example, self.helpers.exemplar_size, dropped)
         if "captions" in config.required_fields:
             example |= self._texts(values, choices["caption"], "caption" in dropped)
-        if choices["map"] < config.map_share:
-            _show_a_map(example, config.maps, choices["map"] / config.map_share)
+        if shown is not None and example[shown] is not None:
+            example["image"] = example[shown]
+            # A caption that was dropped stays empty.
+            if example["caption"]:
+                example["caption"] = f"{MAP_WORDS[shown]} {example['caption']}"
         for field in ("image_embedding", "background_embedding"):
             if field in config.required_fields:
                 array = values.array(field)
@@ -84,11 +91,17 @@ class ExampleReader:
         return example
 
     def _pictures(
-        self, values: _Values, row: Row, choices: Mapping[str, float], dropped: Set[str]
+        self,
+        values: _Values,
+        row: Row,
+        choices: Mapping[str, float],
+        dropped: Set[str],
+        shown: str | None,
     ) -> dict[str, Any]:
         """Returns what the example's view shows of all fields that the batch has pictures of."""
         config = self.config
-        wanted = dict.fromkeys((*config.required_fields, *config.variables, *config.maps))
+        wanted = dict.fromkeys((*config.required_fields, *config.variables))
+        wanted |= {} if shown is None else {shown: None}
         fields = tuple(
             field
             for field in wanted
@@ -101,6 +114,14 @@ class ExampleReader:
             field: None if field in dropped else self._shown(values, field, view)
             for field in fields
         }
+
+    def _map(self, source: RecordSource, choice: float, dropped: Set[str]) -> str | None:
+        """Returns the map that takes the image's place; None if the image stays."""
+        config = self.config
+        if not choice < config.map_share:
+            return None
+        there = [name for name in config.maps if name in source.fields and name not in dropped]
+        return there[int(choice / config.map_share * len(there))] if there else None
 
     def _texts(self, values: _Values, choice: float, is_dropped: bool) -> dict[str, Any]:
         """Returns the caption, and its embedding if the batch has those."""
@@ -211,18 +232,6 @@ def make_choices(seed: int, position: int) -> dict[str, float]:
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
     return dict(zip(_CHOICES, generator.random(len(_CHOICES)).tolist(), strict=True))
-
-
-def _show_a_map(example: dict[str, Any], maps: Sequence[str], choice: float) -> None:
-    """Puts one of an example's maps in the image's place, and its name before the caption."""
-    there = [name for name in maps if example.get(name) is not None]
-    if not there:
-        return
-    name = there[int(choice * len(there))]
-    example["image"] = example[name]
-    # A caption that was dropped stays empty.
-    if example["caption"]:
-        example["caption"] = f"{MAP_WORDS[name]} {example['caption']}"
 
 
 def _chosen_caption(values: _Values, choice: float, rule: str) -> int:

@@ -53,7 +53,7 @@ def test_added_layers_change_nothing_at_first_and_learn(two, rng, count):
     operation = extend_local(two, num_layers=count)
     more = operation.model
     assert more.config.local_fuser.num_layers == count
-    assert operation.fresh == ("local_fuser/feature_extractor/extractors_0/kernel",)
+    assert operation.fresh == ()
     maps = jnp.asarray(rng.uniform(size=(1, count, 64, 64, 3)), jnp.float32)
     before = features_of(two, two.params["local_fuser"], maps[:, jnp.array([0, -1])])
     params = more.params["local_fuser"]
@@ -79,6 +79,13 @@ def test_nothing_but_the_streams_is_another(two):
     for mine, of in ((0, 0), (1, 0), (2, 1)):
         stem = "feature_extractor/layers_{}/convs_0/kernel"
         np.testing.assert_array_equal(more[stem.format(mine)], old[stem.format(of)])
+
+
+def test_a_global_fuser_of_fewer_layers_is_left_out():
+    both = random_model(smallest_config(), 0, ("local_fuser", "global_fuser"))
+    more = extend_local(both).model
+    assert set(more.params) == {"local_fuser"}
+    assert more.config.global_fuser is None
 
 
 @pytest.mark.parametrize("count", [1, 2])

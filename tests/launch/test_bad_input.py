@@ -192,7 +192,7 @@ def test_config_arguments_suggest_the_nearest_name(argument, expected):
         *("demo", "quickstart"),
         "train --config=configs/fgdm.py:factor=depth",
         "train --config=configs/prior.py:stage=unet",
-        "make_tokenizer",
+        *("make_tokenizer", "share_weights"),
     ],
 )
 def test_help_names_every_setting(command):
@@ -211,6 +211,7 @@ def test_help_names_every_setting(command):
         "train --config=configs/fgdm.py:factor=depth": [f"    {key} " for key in get_fgdm_config()],
         "train --config=configs/prior.py:stage=unet": [f"    {key} " for key in get_prior_config()],
         "make_tokenizer": ["--data", "--output"],
+        "share_weights": ["--component", "--other"],
     }
     if arguments and "fgdm" in arguments[0]:
         # The values in force, not those of another scale or the code that makes them.

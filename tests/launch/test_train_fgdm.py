@@ -97,6 +97,12 @@ def test_new_adapters_fit_their_parents(tmp_path, prior):
     assert not any(np.asarray(params[path]).any() for path in zero)
 
 
+def test_new_adapters_have_the_blocks_asked_for(tmp_path, prior):
+    for count in (1, 2):
+        start = plan(tmp_path / "run", "depth", init=str(prior), adapter_layers=count).start
+        assert start.new["depth"].layers_per_level == count
+
+
 def test_settings_are_listed_together(tmp_path, prior):
     found = problems(
         tmp_path / "run",
@@ -104,6 +110,7 @@ def test_settings_are_listed_together(tmp_path, prior):
         graph="segmentaton, image<depth",
         adapter="timed",
         null_parents=1.5,
+        adapter_layers=0,
         distill_every=0,
         learning_rate=-1.0,
     )
@@ -112,6 +119,7 @@ def test_settings_are_listed_together(tmp_path, prior):
         "parent 'depth' has no factor",
         "did you mean 'time'",
         "null_parents must be a probability",
+        "adapter_layers must be at least 1",
         "distill_every must be at least 1",
         "learning_rate",
     ):

@@ -247,6 +247,17 @@ def test_the_decoder_learns_and_latents_stay(runs, tmp_path):
         plan_run(config_of("decoder"), str(tmp_path / "other"))
 
 
+def test_unets_see_maps_and_are_evaluated_on_images(tmp_path):
+    for share, maps in ((0.6, ("depth", "segmentation")), (1.0, ())):
+        config = config_of("unet", init="scenes-prior", image_share=share)
+        data = plan_run(config, str(tmp_path / "run")).data
+        assert data.config.maps == maps
+        assert data.config.map_share == pytest.approx(1 - share)
+        assert set(maps) <= set(data.sources[0].fields)
+        captions = data.examples(16)["captions"]
+        assert not any(caption.startswith(("depth of", "segm")) for caption in captions)
+
+
 @pytest.mark.slow
 def test_the_image_tower_learns_and_the_text_encoder_stays(runs, tmp_path):
     config = config_of("image_tower", init=str(runs["towers"]), eval_every=0)

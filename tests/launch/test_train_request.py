@@ -54,6 +54,7 @@ def test_settings_are_listed_together(tmp_path):
         flip=2.0,
         learning_rate=-1.0,
         ema_decay=1.0,
+        hidden_multiple=0,
     )
     text = "\n".join(found)
     for expected in (
@@ -70,6 +71,7 @@ def test_settings_are_listed_together(tmp_path):
         "flip is 2.0",
         "learning_rate",
         "ema_decay",
+        "hidden_multiple must be at least 1",
     ):
         assert expected in text, expected
 

@@ -29,8 +29,8 @@ def restored(path, name):
     return flat_params(converted.read(name, component.abstract_params(converted.configs[name])))
 
 
-def plan(workdir, **settings):
-    config = cnc.get_config("stage=local,scale=scenes")
+def plan(workdir, stage="local", **settings):
+    config = cnc.get_config(f"stage={stage},scale=scenes")
     with config.unlocked():
         config.update(settings)
     return plan_run(config, str(workdir))
@@ -91,6 +91,16 @@ def test_three_layers_of_depth_are_trained_on_scenes(tmp_path):
     for layer in range(3):
         assert any(f"_{layer}/" in name for name in moved), layer
     assert list((tmp_path / "run" / "images").rglob("*.png"))
+
+
+@pytest.mark.parametrize("multiple", [1, 3])
+def test_a_new_global_fuser_is_as_wide_as_asked_for(tmp_path, multiple):
+    parts = tmp_path / "parts"
+    write_start(parts, ("unet", "vae", "text_encoder", "image_encoder"))
+    start = plan(tmp_path, "global", init=str(parts), hidden_multiple=multiple).start
+    start.write(tmp_path / "model")
+    sizes = open_directory(tmp_path / "model", COMPONENTS).configs["global_fuser"]
+    assert sizes.hidden_multiple == multiple
 
 
 def test_a_layer_is_added_to_a_fuser_of_two(model, tmp_path):
