@@ -62,6 +62,7 @@ SCALES = {
         "flip": 0.0,
         "distill_every": 10,
         "adapter_layers": 1,
+        "adapter_text": 64,
     },
 }
 
@@ -81,6 +82,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.trained = "image" if args["factor"] == "image" else ""  # variables; all unless given
     config.adapter = "time"  # of new adapters: that of the paper, or plain: of the released weights
     config.adapter_layers = 2  # blocks in each level of new adapters; upstream has 2
+    config.adapter_text = 0  # width in which new adapters translate the text too; 0 if they do not
     config.adapter_start = "zero"  # new adapters change nothing at first, or random: as upstream
     config.null_parents = 0.2  # probability that a parent is hidden, for each on its own
     config.distill_weight = 0.1  # of the attention distillation (eq. 7); 0 leaves it out

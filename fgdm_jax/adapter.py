@@ -8,6 +8,11 @@ A T2I-Adapter (arXiv:2302.08453) without its pixel-unshuffle, as latents are sma
 features are added to the UNet's encoder, each at the end of its level: F_i + F^c_i.
 There are two kinds: the paper describes blocks that see the timestep, the released weights are of
 plain ones. Names of parameters follow diffusers' T2IAdapter.
+
+Features of the encoder cannot take back what the decoder reads in the text. Where a map shows other
+colours than the image does ("a red ball" is purple in a segmentation), a large prior learns to
+leave them out; a small one needs an adapter that translates the text too, which is an addition of
+this project and left out unless asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from fgdm_jax.graph import Factor
 from sd_jax.controlnet import ZeroConv1x1
 from sd_jax.layers import Conv1x1, Conv3x3, GroupNorm
 from sd_jax.remat import Remat, remat_block, remat_layer
-from sd_jax.typing import Array, Dtype, Float
+from sd_jax.typing import Array, Dtype, Float, Params, apply_module
 from sd_jax.unet import UNetConfig
 
 
@@ -38,6 +43,9 @@ class AdapterConfig:
       norm_num_groups: groups of the norms of blocks that see the timestep; plain ones have none.
       zero_convs: a 1x1 convolution on each feature that starts at zero, so that training starts
         from Stable Diffusion exactly. Neither the paper nor the released weights have it.
+      text_dim: width of the text encoder's states, for an adapter that translates them; None for
+        one that leaves the text as it is.
+      text_channels: width inside the translation.
     """
 
     in_channels: int = 4
@@ -46,6 +54,8 @@ class AdapterConfig:
     time_embed_dim: int | None = None
     norm_num_groups: int = 32
     zero_convs: bool = False
+    text_dim: int | None = None
+    text_channels: int = 0
 
     @property
     def num_levels(self) -> int:
@@ -160,6 +170,28 @@ class AdapterLevel(nn.Module):
         return hidden_states
 
 
+class TextTranslator(nn.Module):
+    """Text as the prior reads it -> as it reads it for one variable's maps, token by token.
+
+    Attributes:
+      channels: inside.
+      dtype: type of the computation.
+    """
+
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, text_embeddings: Float[Array, "b k c"]) -> Float[Array, "b k c"]:
+        """Returns the translated states of the text encoder."""
+        hidden_states = nn.Dense(self.channels, dtype=self.dtype, name="proj_in")(text_embeddings)
+        # Zero at the start of training (`convert.adapter_component`): the text as it was.
+        change = nn.Dense(text_embeddings.shape[-1], dtype=self.dtype, name="proj_out")(
+            nn.silu(hidden_states)
+        )
+        return text_embeddings + change
+
+
 class Adapter(nn.Module):
     """Latents -> one feature for each level of the UNet's encoder.
 
@@ -195,6 +227,11 @@ class Adapter(nn.Module):
                 "this adapter sees the timestep: it needs time_embedding "
                 f"[b {config.time_embed_dim}], the output of the UNet's TimestepEmbedding"
             )
+        if config.text_dim is not None and self.is_initializing():
+            # It has its parameters here, and is applied apart, once for all steps: `translate`.
+            TextTranslator(config.text_channels, self.dtype, name="text")(
+                jnp.zeros((1, 1, config.text_dim))
+            )
         widths = config.block_out_channels
         hidden_states = Conv3x3(widths[0], dtype=self.dtype, name="conv_in")(inputs)
         features = []
@@ -208,6 +245,26 @@ class Adapter(nn.Module):
                 feature = zero_conv(feature)
             features.append(feature)
         return features
+
+
+def translate(
+    config: AdapterConfig,
+    params: Params,
+    text_embeddings: Float[Array, "b k c"],
+    dtype: Dtype = jnp.float32,
+) -> Float[Array, "b k c"]:
+    """Returns the text as an adapter has the prior read it.
+
+    Args:
+      config: sizes of the adapter; without `text_dim` the text stays as it is.
+      params: of the adapter.
+      text_embeddings: last hidden state of the text encoder.
+      dtype: type of the computation.
+    """
+    if config.text_dim is None:
+        return text_embeddings
+    translator = TextTranslator(config.text_channels, dtype)
+    return apply_module(translator, {"params": params["text"]}, text_embeddings)
 
 
 def average_pool(hidden_states: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -50,7 +50,7 @@ def upstream_modules(config: AdapterConfig) -> dict[str, str]:
             inside = _PLAIN_BLOCK if config.time_embed_dim is None else LDM_RESNET
             blocks[f"body_{level}/resnets_{index}"] = (theirs, inside)
         blocks[f"zero_convs_{level}"] = (f"zero_convs.{level}", LEAF)
-    return nested(blocks)
+    return nested(blocks | _text_modules(""))
 
 
 def infer_upstream(shapes: Shapes, hints: Mapping[str, Any]) -> AdapterConfig:
@@ -76,7 +76,11 @@ def diffusers_modules(config: AdapterConfig) -> dict[str, str]:
                 inside,
             )
         blocks[f"zero_convs_{level}"] = (f"adapter.zero_convs.{level}", LEAF)
-    return nested(blocks)
+    return nested(blocks | _text_modules("adapter."))
+
+
+def _text_modules(prefix: str) -> dict[str, tuple[str, Mapping[str, str]]]:
+    return {f"text/{name}": (f"{prefix}text.{name}", LEAF) for name in ("proj_in", "proj_out")}
 
 
 def infer_diffusers(shapes: Shapes, hints: Mapping[str, Any]) -> AdapterConfig:
@@ -107,6 +111,9 @@ def _config(
     prefix: str = "",
 ) -> AdapterConfig:
     """Returns the sizes; `embedding` names the tensor that tells the time embedding's width."""
+    # Either tells both sizes, so that the other one can be told to be missing.
+    text = shapes.get(f"{prefix}text.proj_in.weight")
+    text = text or shapes.get(f"{prefix}text.proj_out.weight", ())[::-1] or None
     return AdapterConfig(
         in_channels=shapes[f"{prefix}conv_in.weight"][1],
         block_out_channels=widths,
@@ -115,13 +122,16 @@ def _config(
         # Plain adapters have no norms; the default keeps equal ones equal.
         norm_num_groups=groups_from_hints(hints) if embedding else AdapterConfig.norm_num_groups,
         zero_convs=is_in(shapes, f"{prefix}zero_convs."),
+        text_dim=None if text is None else text[1],
+        text_channels=0 if text is None else text[0],
     )
 
 
 def _folder_json(config: AdapterConfig) -> dict[str, Any]:
     """Returns config.json of an adapter's folder: with it diffusers opens a plain one."""
+    is_ours = config.time_embed_dim or config.zero_convs or config.text_dim
     content = {
-        "_class_name": "Adapter" if config.time_embed_dim or config.zero_convs else "T2IAdapter",
+        "_class_name": "Adapter" if is_ours else "T2IAdapter",
         "adapter_type": "full_adapter",
         "channels": list(config.block_out_channels),
         "downscale_factor": 1,
@@ -172,7 +182,7 @@ def adapter_component(variable: str, *, is_upstream: bool = False) -> Component:
                 other_prefixes=("adapter/",) if is_upstream else (),
             ),
         },
-        zero=r"zero_convs_\d+/|body_\d+/resnets_\d+/conv2/",
+        zero=r"zero_convs_\d+/|body_\d+/resnets_\d+/conv2/|text/proj_out/",
         describe=_folder_json,
     )
 

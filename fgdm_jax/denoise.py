@@ -111,7 +111,7 @@ def factor_denoise_fn(
       dtype: as in `predict_noise`.
       attention_implementation: as in `predict_noise`.
       precomputed: from `fgdm_jax.networks.precompute_text` with this text and these settings; it
-        may come from another compiled program, and serves all factors with this text.
+        may come from another compiled program, and serves all factors that read this text alike.
 
     Raises:
       ValueError: the variable is not known, the model lacks its adapter, or the adapter sees more
@@ -130,7 +130,7 @@ def factor_denoise_fn(
             f"parents, but the factor has none; without parents an adapter sees {own}"
         )
     if precomputed is None:
-        precomputed = precompute_text(model, text_embeddings, settings)
+        precomputed = precompute_text(model, text_embeddings, settings, factor_variable)
 
     def denoise(latents: Array, timesteps: Array, parents: Parents = None) -> Array:
         if has_parents != (parents is not None):

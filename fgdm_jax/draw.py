@@ -1,6 +1,6 @@
 """Text and a graph -> the latents of all its variables: the jitted programs of sampling.
 
-    text -> keys and values, once
+    text -> keys and values, once for all factors that read it alike
     for each group of factors (`graph.groups`):
         maps of parents -> hints of ControlNets, once
         joint steps, in a few calls of one compiled program
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from fgdm_jax.controlled import controlnet_denoise_fn, precompute_hint
 from fgdm_jax.denoise import factor_denoise_fn
 from fgdm_jax.graph import Factor, FactorGraph, Mode, groups, sampling_order
-from fgdm_jax.networks import precompute_text
+from fgdm_jax.networks import precompute_text, translates
 from fgdm_jax.runs import FactorDenoiseFn, FactorRun
 from fgdm_jax.sampling import (
     HandOver,
@@ -127,7 +127,7 @@ def _draw_group(
     model: Model,
     drawing: Drawing,
     group: FactorGraph,
-    texts: Mapping[int, Any],
+    texts: Mapping[str, Any],
     keys: KeyArray,
     given: Mapping[str, Array],
     hints: Mapping[str, Any],
@@ -157,7 +157,7 @@ def _draw_group(
             {name: given[name] for name in seen},
             hints,
             scales,
-            dict(texts),
+            {name: texts[name] for name in names},
             jnp.float32(drawing.conditioning_scale),
             group=group,
             sizes=tuple(drawing.sizes[name] for name in names),
@@ -179,7 +179,7 @@ def _steps(
     given: dict[str, Array],
     hints: dict[str, Any],
     scales: dict[str, Array],
-    texts: dict[int, Any],
+    texts: dict[str, Any],
     conditioning_scale: Array,
     *,
     group: FactorGraph,
@@ -190,7 +190,7 @@ def _steps(
     runs = {}
     for factor, size in zip(group, sizes, strict=True):
         name = factor.variable
-        text, precomputed = texts[2 if name in scales else 1]
+        text, precomputed = texts[name]
         denoise = _denoiser(
             model, factor, text, precomputed, hints.get(name), conditioning_scale, what, settings
         )
@@ -251,23 +251,31 @@ def _texts(
     order: FactorGraph,
     text: Array,
     negative: Array | None,
-) -> dict[int, Any]:
-    """Returns, by the number of branches of guidance, the text and its keys and values."""
+) -> dict[str, Any]:
+    """Returns the text of each variable, of all branches of guidance, and its keys and values."""
     settings = (drawing.dtype, drawing.attention_implementation)
-    branches = {_branches(drawing, factor.variable) for factor in order}
-    texts = {1: text, 2: None if negative is None else jnp.concatenate([negative, text])}
-    return {
-        number: (texts[number], _precompute(model, texts[number], settings)) for number in branches
-    }
+    computed: dict[tuple[bool, str | None], Any] = {}
+    texts = {}
+    for factor in order:
+        name = factor.variable
+        is_guided = name in drawing.guidance_scales
+        # One for all factors that read the text alike.
+        own = name if factor.kind == "adapter" and translates(model, name) else None
+        if (is_guided, own) not in computed:
+            branches = text
+            if is_guided and negative is not None:
+                branches = jnp.concatenate([negative, text])
+            precomputed = _precompute(model, branches, settings, variable=own)
+            computed[is_guided, own] = branches, precomputed
+        texts[name] = computed[is_guided, own]
+    return texts
 
 
-def _branches(drawing: Drawing, variable: str) -> int:
-    return 2 if variable in drawing.guidance_scales else 1
-
-
-@functools.partial(jax.jit, static_argnames="settings")
-def _precompute(model: Model, text: Array, settings: tuple[Dtype, Implementation]) -> Any:
-    return precompute_text(model, text, NetworkSettings(*settings))
+@functools.partial(jax.jit, static_argnames=("settings", "variable"))
+def _precompute(
+    model: Model, text: Array, settings: tuple[Dtype, Implementation], *, variable: str | None
+) -> Any:
+    return precompute_text(model, text, NetworkSettings(*settings), variable)
 
 
 def _hint(
@@ -276,7 +284,7 @@ def _hint(
     drawing: Drawing,
     given: Mapping[str, Array],
     shown: Mapping[str, Array],
-    texts: Mapping[int, Any],
+    texts: Mapping[str, Any],
 ) -> tuple[Float[Array, "b h w 3"], Any]:
     """Returns the picture of a ControlNet's parent in [0, 1], and what follows from it."""
     (parent,) = factor.parents
@@ -289,7 +297,7 @@ def _hint(
     # Bilinear, as upstream enlarges its maps of 256 pixels to the images' 512.
     shape = (len(pictures), scale * height, scale * width, 3)
     hint = jax.image.resize(pictures, shape, "bilinear", antialias=False)
-    text, _ = texts[_branches(drawing, factor.variable)]
+    text, _ = texts[factor.variable]
     settings = (drawing.dtype, drawing.attention_implementation)
     return hint, _precompute_hint(model, text, hint, settings)
 

@@ -5,7 +5,8 @@
     own noisy latents, timesteps, text -------------------------> UNet --> noise, or velocity
 
 The UNet is the same for all factors, and its keys and values of the text do not depend on anything
-else: they are computed once for all steps, and serve every factor with the same text.
+else: they are computed once for all steps, and serve every factor that reads the text as it is. An
+adapter that translates the text has keys and values of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from fgdm_jax.adapter import Adapter, AdapterConfig
+from fgdm_jax.adapter import Adapter, AdapterConfig, translate
 from fgdm_jax.convert import adapter_name
 from sd_jax.layers import TimestepEmbedding
 from sd_jax.model import Model
@@ -110,6 +111,12 @@ class FactorNetworks:
         )
         return jnp.asarray(prediction), captured_attention(collections["intermediates"])
 
+    def read(self, text_embeddings: Float[Array, "b k cc"]) -> Float[Array, "b k cc"]:
+        """Returns the text as this factor has the UNet read it."""
+        if self.adapter is None:
+            return text_embeddings
+        return translate(self.adapter, self._adapter_params, text_embeddings, self._settings.dtype)
+
     def _inputs(
         self,
         latents: Array,
@@ -121,6 +128,7 @@ class FactorNetworks:
         parents = None if parents is None else as_list(parents)
         check_inputs(self.model.config.unet, self.adapter, latents, text_embeddings, parents)
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
+        text_embeddings = self.read(text_embeddings)
         return (latents, timesteps, text_embeddings), self._features(latents, timesteps, parents)
 
     def _features(
@@ -155,23 +163,38 @@ def precompute_text(
     model: Model,
     text_embeddings: Float[Array, "b k cc"],
     settings: NetworkSettings = DEFAULT_SETTINGS,
+    variable: str | None = None,
 ) -> Any:
-    """Returns the UNet's keys and values of a text, for `precomputed`: one pytree for all factors.
+    """Returns the UNet's keys and values of a text, for `precomputed`.
 
-    They depend neither on the latents nor on their size, nor on the variable. Call it inside `jit`.
+    They depend neither on the latents nor on their size, and on the variable only if its adapter
+    translates the text (`translates`): one pytree serves all other factors. Call it inside `jit`.
 
     Args:
       model: from `fgdm_jax.load`.
       text_embeddings: as the factors' predictions will get them.
       settings: those of the predictions.
+      variable: whose factor will read it.
     """
     model.require("unet")
     config: UNetConfig = model.config.unet
+    text_embeddings = FactorNetworks(model, variable, settings).read(text_embeddings)
     unet = UNet(config, settings.dtype, settings.attention_implementation)
     batch, size = text_embeddings.shape[0], config.size_multiple
     latents = jnp.zeros((batch, size, size, config.in_channels))
     timesteps = jnp.zeros(batch, jnp.int32)
     return precompute(unet, {"params": model.params["unet"]}, latents, timesteps, text_embeddings)
+
+
+def translates(model: Model, variable: str | None) -> bool:
+    """Returns whether the adapter of a variable translates the text.
+
+    Args:
+      model: from `fgdm_jax.load`.
+      variable: whose factor; None for the prior alone.
+    """
+    adapter = None if variable is None else getattr(model.config, adapter_name(variable))
+    return adapter is not None and adapter.text_dim is not None
 
 
 def join_latents(

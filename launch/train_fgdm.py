@@ -39,6 +39,8 @@ def setting_problems(config: Any) -> list[str]:
         problems.append(f"distill_weight must be at least 0, got {config.distill_weight}")
     if config.adapter_layers < 1:
         problems.append(f"adapter_layers must be at least 1, got {config.adapter_layers}")
+    if config.adapter_text < 0:
+        problems.append(f"adapter_text must be at least 0, got {config.adapter_text}")
     if config.distill_every < 1:
         problems.append(f"distill_every must be at least 1, got {config.distill_every}")
     graph = collect(problems, lambda: graph_of(config))

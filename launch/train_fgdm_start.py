@@ -130,4 +130,6 @@ def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
         sizes,
         layers_per_level=config.adapter_layers,
         zero_convs=config.adapter_start == "zero",
+        text_dim=unet.cross_attention_dim if config.adapter_text else None,
+        text_channels=config.adapter_text,
     )

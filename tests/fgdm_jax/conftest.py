@@ -101,7 +101,7 @@ def small_model() -> Model:
     """Returns a small model with an adapter of each kind and a ControlNet; no weight is zero.
 
     segmentation: plain; depth: sees the timestep; image: sees two parents; normal: has zero
-    convolutions.
+    convolutions; sketch: translates the text.
     """
     config = FGDMConfig(
         unet=TINY_UNET,
@@ -110,6 +110,7 @@ def small_model() -> Model:
         adapter_depth=small_adapter(time_embed_dim=TINY_UNET.time_embed_dim),
         adapter_image=small_adapter(2),
         adapter_normal=small_adapter(zero_convs=True, layers_per_level=1),
+        adapter_sketch=small_adapter(text_dim=TINY_UNET.cross_attention_dim, text_channels=5),
     )
     params = {}
     for component in COMPONENTS:

@@ -21,6 +21,7 @@ KINDS = {
     "plain": SMALL,
     "time": dataclasses.replace(SMALL, time_embed_dim=128),
     "zero": dataclasses.replace(SMALL, in_channels=8, zero_convs=True),
+    "text": dataclasses.replace(SMALL, text_dim=24, text_channels=8),
 }
 
 

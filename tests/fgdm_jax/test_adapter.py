@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from fgdm_jax import FGDMConfig, predict_noise
-from fgdm_jax.adapter import Adapter, AdapterConfig, PlainBlock, TimeBlock, average_pool
+from fgdm_jax.adapter import (
+    Adapter,
+    AdapterConfig,
+    PlainBlock,
+    TimeBlock,
+    average_pool,
+    translate,
+)
 from fgdm_jax.convert import adapter_component
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
@@ -186,6 +193,19 @@ def test_with_zero_convolutions_training_starts_as_stable_diffusion(noise_with, 
         zero_convs=True,
     )
     np.testing.assert_array_equal(noise_with(config), noise_with(None))
+    reading = dataclasses.replace(config, text_dim=TINY_UNET.cross_attention_dim, text_channels=5)
+    np.testing.assert_array_equal(noise_with(reading), noise_with(None))
+
+
+def test_text_is_translated_token_by_token():
+    config = dataclasses.replace(SMALL, text_dim=6, text_channels=5)
+    _, params = params_of(config)
+    text = array("text", 2, 3, 6)
+    inside = params["text"]
+    hidden = jax.nn.silu(text @ inside["proj_in"]["kernel"] + inside["proj_in"]["bias"][None, None])
+    change = hidden @ inside["proj_out"]["kernel"] + inside["proj_out"]["bias"][None, None]
+    assert relative_rms(translate(config, params, text), text + change) <= 1e-6
+    np.testing.assert_array_equal(translate(SMALL, params, text), text)
 
 
 def test_without_them_it_does_not_as_in_the_paper(noise_with):
@@ -205,3 +225,5 @@ def test_what_starts_at_zero():
     assert zeros(TIMED) == second | norms
     convs = {f"zero_convs_{level}/{leaf}" for level in range(2) for leaf in ("kernel", "bias")}
     assert zeros(dataclasses.replace(SMALL, zero_convs=True)) == convs
+    reading = dataclasses.replace(SMALL, text_dim=6, text_channels=5)
+    assert zeros(reading) == {"text/proj_out/kernel", "text/proj_out/bias"}

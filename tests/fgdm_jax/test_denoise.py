@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fgdm_jax import factor_denoise_fn, predict_noise, predict_with_attention
+from fgdm_jax.adapter import translate
 from fgdm_jax.networks import join_latents, precompute_text
 from sd_jax.guidance import guided
+from sd_jax.model import Model
 from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.testing import quick_jit, relative_rms
 from sd_jax.unet import UNet
@@ -98,7 +100,8 @@ def test_one_timestep_for_all(run):
 
 
 @pytest.mark.parametrize(
-    ("variable", "number"), [(None, 0), ("segmentation", 0), ("depth", 1), ("image", 2)]
+    ("variable", "number"),
+    [(None, 0), ("segmentation", 0), ("sketch", 0), ("depth", 1), ("image", 2)],
 )
 def test_prepared_or_not_is_the_same_function(small_model, small_inputs, run, variable, number):
     parents = small_inputs.parents[:number] or None
@@ -131,6 +134,21 @@ def test_one_text_is_prepared_for_all_factors_and_sizes(small_model, small_input
         jnp.zeros_like(small_inputs.text),
     )
     assert relative_rms(noise, run("depth")) <= 1e-6
+
+
+def test_an_adapter_may_translate_the_text(small_model, small_inputs, run):
+    config = dataclasses.replace(small_model.config.adapter_sketch, text_dim=None)
+    without = Model(
+        small_model.params, dataclasses.replace(small_model.config, adapter_sketch=config)
+    )
+    inputs = small_inputs.latents, small_inputs.timesteps
+    text = translate(
+        small_model.config.adapter_sketch, small_model.params["adapter_sketch"], small_inputs.text
+    )
+    by_hand = predict(without, *inputs, text, None, variable="sketch")
+    assert relative_rms(run("sketch"), by_hand) <= 1e-6
+    untranslated = predict(without, *inputs, small_inputs.text, None, variable="sketch")
+    assert relative_rms(untranslated, by_hand) > 1e-3
 
 
 def test_under_guidance(small_model, small_inputs, run):

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgdm_jax.adapter import translate
 from fgdm_jax.draw import Drawing, draw
 from fgdm_jax.graph import Factor, parse_graph
 from fgdm_jax.testing import random_model, smallest_config
 from sd_jax.encoding import decode_images
+from sd_jax.model import Model
 from sd_jax.samplers import make_sampler
 from sd_jax.schedule import make_schedule, sampling_timesteps
 
@@ -88,6 +90,27 @@ def test_guidance_of_one_factor_leaves_the_other_as_it_is(model, text, keys):
     assert float(jnp.abs(drawn[0]["depth"].latents - drawn[1]["depth"].latents).max()) > 1e-3
     with pytest.raises(ValueError, match="need negative_embeddings"):
         draw(model, guided, text[0], keys)
+
+
+@pytest.mark.parametrize("scales", [{}, {"segmentation": 3.0, "depth": 3.0}])
+def test_each_factor_reads_the_text_in_its_own_way(model, text, keys, scales):
+    translating = dataclasses.replace(
+        model.config.adapter_segmentation, text_dim=text.shape[-1], text_channels=4
+    )
+    config = dataclasses.replace(model.config, adapter_segmentation=translating)
+    reader = random_model(config)
+    inside = reader.params["adapter_segmentation"]
+    drawing = drawing_of(model, "segmentation, depth", guidance_scales=scales)
+    both = draw(reader, drawing, text[0], keys, negative_embeddings=text[1]).factors
+    # The same weights, told to leave the text as it is, with a text that was translated before.
+    plain = Model(reader.params, model.config)
+    texts = [translate(translating, inside, item) for item in text]
+    first = draw(plain, drawing, texts[0], keys, negative_embeddings=texts[1]).factors
+    second = draw(plain, drawing, text[0], keys, negative_embeddings=text[1]).factors
+    for name, expected, other in (("segmentation", first, second), ("depth", second, first)):
+        drawn = both[name].latents
+        np.testing.assert_allclose(drawn, expected[name].latents, atol=1e-5)
+        assert float(jnp.abs(drawn - other[name].latents).max()) > 1e-3
 
 
 def test_other_values_compile_nothing(model, text, keys):

@@ -97,6 +97,15 @@ def test_new_adapters_fit_their_parents(tmp_path, prior):
     assert not any(np.asarray(params[path]).any() for path in zero)
 
 
+def test_new_adapters_translate_the_text_if_asked(tmp_path, prior):
+    start = plan(tmp_path / "run", "depth", init=str(prior), adapter_text=6).start
+    sizes = start.new["depth"]
+    width = start.opened.configs["unet"].cross_attention_dim
+    assert (sizes.text_dim, sizes.text_channels) == (width, 6)
+    start = plan(tmp_path / "run", "depth", init=str(prior)).start
+    assert start.new["depth"].text_dim is None
+
+
 def test_new_adapters_have_the_blocks_asked_for(tmp_path, prior):
     for count in (1, 2):
         start = plan(tmp_path / "run", "depth", init=str(prior), adapter_layers=count).start
@@ -111,6 +120,7 @@ def test_settings_are_listed_together(tmp_path, prior):
         adapter="timed",
         null_parents=1.5,
         adapter_layers=0,
+        adapter_text=-1,
         distill_every=0,
         learning_rate=-1.0,
     )
@@ -120,6 +130,7 @@ def test_settings_are_listed_together(tmp_path, prior):
         "did you mean 'time'",
         "null_parents must be a probability",
         "adapter_layers must be at least 1",
+        "adapter_text must be at least 0",
         "distill_every must be at least 1",
         "learning_rate",
     ):
