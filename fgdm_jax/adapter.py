@@ -289,19 +289,25 @@ def adapter_for(unet: UNetConfig, num_parents: int, *, has_time: bool = False) -
     )
 
 
-def parents_problem(adapter: AdapterConfig, unet: UNetConfig, factor: Factor) -> str | None:
-    """Returns why an adapter is not that of a factor, as far as its parents go; None if it may be.
+def size_problem(adapter: AdapterConfig, unet: UNetConfig, factor: Factor) -> str | None:
+    """Returns why an adapter is not that of a factor on a UNet, told from sizes; None if it may be.
 
     Args:
       adapter: sizes that a checkpoint has.
       unet: of the prior.
       factor: whose adapter it is to be.
     """
+    if adapter.text_dim not in (None, unet.cross_attention_dim):
+        return (
+            f"the adapter of {factor.variable} translates texts of width {adapter.text_dim}, but "
+            f"the UNet reads texts of width {unet.cross_attention_dim}; give it the prior that it "
+            "was trained on"
+        )
     expected = unet.in_channels * max(1, len(factor.parents))
     if adapter.in_channels == expected:
         return None
     return (
         f"the adapter of {factor.variable} sees {adapter.in_channels} channels, but with "
         f"{len(factor.parents) or 'no'} parents it would see {expected}; give it as many parents "
-        "as it was trained with"
+        "as it was trained with, in the graph"
     )

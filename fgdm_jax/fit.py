@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fgdm_jax.adapter import parents_problem
+from fgdm_jax.adapter import size_problem
 from fgdm_jax.convert import adapter_name
 from fgdm_jax.graph import FactorGraph
 
@@ -47,7 +47,7 @@ def size_problems(order: FactorGraph, configs: Mapping[str, Any]) -> list[str]:
     for factor in order:
         adapter = configs.get(adapter_name(factor.variable))
         if factor.kind == "adapter" and adapter is not None:
-            problem = parents_problem(adapter, unet, factor)
+            problem = size_problem(adapter, unet, factor)
             if problem is not None:
-                problems.append(f"{problem}; write the graph that it was trained with")
+                problems.append(problem)
     return problems

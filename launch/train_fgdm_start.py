@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fgdm_jax.adapter import AdapterConfig, adapter_for, parents_problem
+from fgdm_jax.adapter import AdapterConfig, adapter_for, size_problem
 from fgdm_jax.convert import adapter_component, adapter_name, components
 from fgdm_jax.graph import Factor, FactorGraph
 from fgdm_jax.load import FGDMConfig, named_paths
@@ -112,7 +112,7 @@ def plan_start(
         there = opened.configs.get(adapter_name(name))
         problem = None
         if unet is not None and there is not None:
-            problem = parents_problem(there, unet, factor)
+            problem = size_problem(there, unet, factor)
         if problem is not None:
             problems.append(f"init: {problem}; leave the checkpoint out, or change the graph")
     if problems or unet is None:

@@ -17,9 +17,11 @@ from fgdm_jax.adapter import (
     PlainBlock,
     TimeBlock,
     average_pool,
+    size_problem,
     translate,
 )
 from fgdm_jax.convert import adapter_component
+from fgdm_jax.graph import Factor
 from sd_jax.convert.fresh import fresh_params
 from sd_jax.model import Model
 from sd_jax.testing import TINY_UNET, formula_normal, formula_params, quick_jit, relative_rms
@@ -227,3 +229,15 @@ def test_what_starts_at_zero():
     assert zeros(dataclasses.replace(SMALL, zero_convs=True)) == convs
     reading = dataclasses.replace(SMALL, text_dim=6, text_channels=5)
     assert zeros(reading) == {"text/proj_out/kernel", "text/proj_out/bias"}
+
+
+def test_an_adapter_of_another_prior_is_told():
+    fitting = AdapterConfig(4, TINY_UNET.block_out_channels)
+    assert size_problem(fitting, TINY_UNET, Factor("depth")) is None
+    reading = dataclasses.replace(fitting, text_dim=TINY_UNET.cross_attention_dim, text_channels=5)
+    assert size_problem(reading, TINY_UNET, Factor("depth")) is None
+    other = dataclasses.replace(reading, text_dim=6)
+    assert "texts of width 6, but" in str(size_problem(other, TINY_UNET, Factor("depth")))
+    parents = Factor("depth", parents=("segmentation", "sketch"))
+    problem = str(size_problem(fitting, TINY_UNET, parents))
+    assert "sees 4 channels, but with 2 parents it would see 8" in problem
