@@ -50,6 +50,14 @@ SCALES = {
         "hidden_multiple": 1,
     },
 }
+
+SCENES_STAGES = {
+    # Captions of scenes name the colours that the exemplars are to tell.
+    "global": {"drop_caption": 0.5, "dropout": False},
+    "joint": {"drop_caption": 0.3, "dropout": False},
+}
+"""What `scale=scenes` has besides, by stage."""
+
 CONDITIONS = ("depth", "canny")
 
 
@@ -76,4 +84,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.num_epochs = STAGES[config.stage]
     config.update(SCALES[config.scale])
+    if config.scale == "scenes":
+        config.update(SCENES_STAGES.get(config.stage, {}))
     return config.lock()

@@ -46,7 +46,8 @@ python -m launch.share_weights --component="$weights/cnc/local_fuser" \
   --other="$weights/three/local_fuser"
 
 # FG-DM on it: segmentation, depth and image are a chain, the others come each from the text.
-train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" "$@"
+train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" \
+  --config.num_steps=2000 "$@"
 train chain fgdm.py:factor=chain,scale=scenes --config.trained=depth,image \
   --config.init="$prior,$runs/segmentation" "$@"
 # Plain adapters, which are smaller: all weights together shall be.
