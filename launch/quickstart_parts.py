@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from input_pipeline.images import write_png
-from input_pipeline.scenes import Scenes, foreground_image
+from input_pipeline.scenes import Scenes
 
 SIZE = 64
 _HELD_OUT = 1
@@ -79,7 +79,7 @@ def write_inputs(folder: Path) -> dict[str, Any]:
         "foreground_depth": scene["foreground_depth"],
         "background_depth": scene["background_depth"],
         "mask": scene["mask"],
-        "front_look": foreground_image(front["image"], front["mask"]),
+        "front_look": front["image"],
         "back_look": back["background"],
         "true_scene": scene["image"],
         "near_of_three": three["foreground_depth"],
@@ -116,6 +116,7 @@ def _compositions(files: Mapping[str, Any]) -> list[Part]:
         "prompt": "",
         "exemplars": f"{files['front_look']},{files['back_look']}",
         "masks": files["mask"],
+        "image_guidance_scale": 2.0,
     }
     depths_of_three = ",".join(files[f"{name}_of_three"] for name in ("near", "middle", "far"))
     return [

@@ -26,13 +26,13 @@ _BATCH = flags.DEFINE_integer("batch_size", 32, "Pictures at once.", lower_bound
 _STEPS = flags.DEFINE_integer("num_steps", 20, "Denoising steps.", lower_bound=1)
 _GUIDANCE = flags.DEFINE_float("guidance_scale", 3.0, "Of the text; 1 leaves guidance out.")
 _IMAGE_GUIDANCE = flags.DEFINE_float(
-    "image_guidance_scale", 0.0, "Of depth and exemplars, where looks are measured; 0 for none."
+    "image_guidance_scale", 2.0, "Of depth and exemplars, where looks are measured; 0 for none."
 )
 _STRENGTHS = flags.DEFINE_list(
     "strengths", ["0", "0.5", "1"], "Of the front exemplar; the figures are those of the last."
 )
 _EXEMPLAR = flags.DEFINE_enum(
-    "exemplar", "foreground", ["foreground", "image"], "What of the donor is the front exemplar."
+    "exemplar", "image", ["image", "foreground"], "What of the donor is the front exemplar."
 )
 _DRAWS = flags.DEFINE_integer("draws", 10, "Segmentations of each prompt.", lower_bound=1)
 _CONTROLS = flags.DEFINE_boolean("controls", True, "Show swapped layers and text alone, too.")

@@ -15,7 +15,7 @@ from fgdm_jax.pipeline import FactorGraphDiffusion
 from input_pipeline.contact_sheet import Picture, contact_sheet
 from input_pipeline.images import write_png
 from input_pipeline.palettes import palette
-from input_pipeline.scenes import Scenes, foreground_image
+from input_pipeline.scenes import Scenes
 
 _DOCS = Path(__file__).parents[1]
 _CELL, _SIZE, _SEEDS = 132, (64, 64), range(4)
@@ -36,12 +36,12 @@ def composed() -> list[list[Picture]]:
     scene, front, back = (world.arrays(i) for i in (_SCENE, _FRONT_LOOK, _BACK_LOOK))
     near, far = depths_of(scene, ("foreground", "background"))
     mask = scene["mask"].astype(np.float32) / 255
-    look, place = foreground_image(front["image"], front["mask"]), back["background"]
+    look, place = front["image"], back["background"]
     pipeline = ComposeAndConquer.load("scenes")
     prompt = scene["captions"][1]
     plain = pipeline(prompt, [Layer(near), Layer(far)], seeds=_SEEDS, **_SETTINGS)
     layers = [Layer(near, look, mask), Layer(far, place)]
-    looks = pipeline("", layers, seeds=_SEEDS, **_SETTINGS)
+    looks = pipeline("", layers, seeds=_SEEDS, image_guidance_scale=2.0, **_SETTINGS)
 
     three = world.arrays(_THREE)
     maps = depths_of(three, ("foreground", "middle", "far"))
