@@ -97,6 +97,7 @@ class ComposeAndConquer:
         seeds: Sequence[int] = (0,),
         num_steps: int = 20,
         guidance_scale: float = 7.5,
+        image_guidance_scale: float = 0.0,
         sampler: SamplerName = "dpmpp_2m",
         spacing: Spacing = "trailing",
         mask_rule: MaskRule = "upstream",
@@ -111,7 +112,8 @@ class ComposeAndConquer:
           size: (height, width); that of the layers' depth or masks unless given.
           seeds: of the noise; a picture depends on its own seed alone.
           num_steps: denoising steps.
-          guidance_scale: 1 leaves guidance out.
+          guidance_scale: of the text; 1 leaves it out.
+          image_guidance_scale: of depth and exemplars; 0 does not amplify them, as upstream.
           sampler: see `sd_jax.samplers`.
           spacing: of the timesteps; see `sd_jax.schedule`.
           mask_rule: see `cnc_jax.soft_guidance`.
@@ -131,7 +133,7 @@ class ComposeAndConquer:
         ids = self.tokenizer([prompt, negative_prompt])
         texts = jnp.repeat(encode_prompts(self.model, jnp.asarray(ids), dtype=dtype), len(seeds), 0)
         texts, negatives = texts[: len(seeds)], texts[len(seeds) :]
-        guided = guidance_scale != 1
+        guided = guidance_scale != 1 or image_guidance_scale != 0
         scale = self.model.config.vae.downsampling
         latents = compose_latents(
             self.model,
@@ -142,6 +144,7 @@ class ComposeAndConquer:
             latents_size=(height // scale, width // scale),
             negative_embeddings=negatives if guided else None,
             guidance_scale=guidance_scale if guided else None,
+            image_guidance_scale=image_guidance_scale or None,
             dtype=dtype,
             report=report,
         )

@@ -1,4 +1,4 @@
-"""Tiny Compose and Conquer models for tests and the demo: of random weights, and untrained."""
+"""Tiny Compose and Conquer models for tests: of random weights, and untrained."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ SCALES = {
 }
 
 SCENES_STAGES = {
-    # Captions of scenes name the colours that the exemplars are to tell.
+    # Captions of scenes name the colours that the exemplars are to tell, and scenes are too many to
+    # be learned by heart.
     "global": {"drop_caption": 0.5, "dropout": False},
     "joint": {"drop_caption": 0.3, "dropout": False},
 }

@@ -10,9 +10,8 @@ There are two kinds: the paper describes blocks that see the timestep, the relea
 plain ones. Names of parameters follow diffusers' T2IAdapter.
 
 Features of the encoder cannot take back what the decoder reads in the text. Where a map shows other
-colours than the image does ("a red ball" is purple in a segmentation), a large prior learns to
-leave them out; a small one needs an adapter that translates the text too, which is an addition of
-this project and left out unless asked for.
+colours than the image does ("a blue ball" is red in a segmentation), a small prior needs an adapter
+that translates the text too. That is an addition of this project, and left out unless asked for.
 """
 
 from __future__ import annotations
@@ -46,6 +45,9 @@ class AdapterConfig:
       text_dim: width of the text encoder's states, for an adapter that translates them; None for
         one that leaves the text as it is.
       text_channels: width inside the translation.
+
+    Raises:
+      ValueError: only one of the two widths of the translation is given.
     """
 
     in_channels: int = 4
@@ -56,6 +58,13 @@ class AdapterConfig:
     zero_convs: bool = False
     text_dim: int | None = None
     text_channels: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.text_dim is None) != (self.text_channels == 0):
+            raise ValueError(
+                f"text_dim {self.text_dim} and text_channels {self.text_channels}: a translation "
+                "of the text has both widths, an adapter without one has neither"
+            )
 
     @property
     def num_levels(self) -> int:
@@ -309,5 +318,5 @@ def size_problem(adapter: AdapterConfig, unet: UNetConfig, factor: Factor) -> st
     return (
         f"the adapter of {factor.variable} sees {adapter.in_channels} channels, but with "
         f"{len(factor.parents) or 'no'} parents it would see {expected}; give it as many parents "
-        "as it was trained with, in the graph"
+        "as it was trained with"
     )

@@ -110,8 +110,9 @@ def factor_denoise_fn(
         otherwise refused.
       dtype: as in `predict_noise`.
       attention_implementation: as in `predict_noise`.
-      precomputed: from `fgdm_jax.networks.precompute_text` with this text and these settings; it
-        may come from another compiled program, and serves all factors that read this text alike.
+      precomputed: from `fgdm_jax.networks.precompute_text` with this text, these settings and, if
+        the adapter translates the text, this variable. It may come from another compiled program,
+        and serves all factors that read this text alike.
 
     Raises:
       ValueError: the variable is not known, the model lacks its adapter, or the adapter sees more

@@ -3,7 +3,8 @@
     captured (query, key) --softmax, mean of heads, sum of layers, upscaled--> maps --KL--> loss
 
 The student is the UNet with an adapter, the teacher the same UNet without it, given the same noisy
-latents, timesteps and text; `fgdm_jax.denoise.predict_with_attention` captures both.
+latents, timesteps and text, which an adapter that translates it reads in its own way, token for
+token; `fgdm_jax.denoise.predict_with_attention` captures both.
 
 The paper leaves three things open. Here the key axes of self-attention are upscaled like the query
 axes and divided by the growth in keys, so that rows keep their sum; the loss is by default the mean

@@ -3,6 +3,7 @@
     own noisy latents, or parents' latents --> adapter -- features --.
                                   timesteps --^ (some adapters)      |
     own noisy latents, timesteps, text -------------------------> UNet --> noise, or velocity
+                                   '-- translated (some adapters)
 
 The UNet is the same for all factors, and its keys and values of the text do not depend on anything
 else: they are computed once for all steps, and serve every factor that reads the text as it is. An
@@ -80,7 +81,8 @@ class FactorNetworks:
           timesteps: 0 to 999, one for each example or one for all.
           text_embeddings: last hidden state of the text encoder.
           parents: latents of the parents; others than of the size of `latents` are resized.
-          precomputed: from `precompute_text`, with the same text; computed here unless given.
+          precomputed: from `precompute_text`, with the same text, and with this variable if its
+            adapter translates the text; computed here unless given.
 
         Raises:
           ValueError: the inputs do not fit the model or one another; all problems are listed.
@@ -266,6 +268,11 @@ def check_inputs(
         problems.append(
             f"text_embeddings are {text_embeddings.shape}, expected [{batch}, tokens, "
             f"{unet.cross_attention_dim}] for these latents and this UNet"
+        )
+    if adapter is not None and adapter.text_dim not in (None, unet.cross_attention_dim):
+        problems.append(
+            f"the adapter translates texts of width {adapter.text_dim}, but the UNet reads texts "
+            f"of width {unet.cross_attention_dim}; it was trained on another prior"
         )
     if parents is not None:
         problems += _parent_problems(adapter, batch, parents)

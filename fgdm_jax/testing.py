@@ -1,4 +1,4 @@
-"""Tiny FG-DM models of random weights, for tests and the demo."""
+"""Tiny FG-DM models of random weights, for tests."""
 
 from __future__ import annotations
 

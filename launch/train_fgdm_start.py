@@ -114,7 +114,7 @@ def plan_start(
         if unet is not None and there is not None:
             problem = size_problem(there, unet, factor)
         if problem is not None:
-            problems.append(f"init: {problem}; leave the checkpoint out, or change the graph")
+            problems.append(f"init: {problem}, or leave the checkpoint out")
     if problems or unet is None:
         raise TrainError(problems)
     new = {name: _sizes(config, unet, adapters[name]) for name in absent}

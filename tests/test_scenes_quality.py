@@ -21,7 +21,7 @@ from benchmarks.scenes_quality.studio import Studio
 from cnc_jax.condition import Condition
 from cnc_jax.testing import smallest_config
 from fgdm_jax.adapter import adapter_for
-from input_pipeline.scenes import Scenes, known_pictures
+from input_pipeline.scenes import Scenes, foreground_image, known_pictures
 from input_pipeline.scenes.judge import Judge
 from input_pipeline.scenes.trials import occlusions, transfers
 from launch.components import AnyConfig, components_of
@@ -99,13 +99,18 @@ class Painter(Studio):
     """Draws what it is told to, in place of a trained model; the autoencoder is the real one."""
 
     answers: ClassVar[dict[str, Any]] = {}
+    shown: ClassVar[list[Any]] = []
 
     def compose(self, captions, label, condition_of=None, image_guidance_scale=None):
         del captions, condition_of, image_guidance_scale
         return self.answers[label]
 
-    def maps(self, captions, variable, num_draws):
-        del captions, variable
+    def exemplars(self, pictures):
+        self.shown[:] = pictures
+        return super().exemplars(pictures)
+
+    def maps(self, captions, variable, num_draws, graph=None):
+        del captions, variable, graph
         yield from self.answers["segmentation"][:num_draws]
 
 
@@ -133,6 +138,11 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
     for name in ("caption_place", "caption_colour", "occlusion", "look", "leakage"):
         assert found[name].value == found[name].ceiling, name
     assert found["look"].more == {"strength 0": found["look"].floors["the scene itself"]}
+    donors = [world.arrays(trial.donor.index) for trial in moved]
+    np.testing.assert_array_equal([pair[0] for pair in painter.shown], [d["image"] for d in donors])
+    take(["looks"], painter, judge, dataclasses.replace(_FEW, exemplar="foreground"))
+    alone = [foreground_image(item["image"], item["mask"]) for item in donors]
+    np.testing.assert_array_equal([pair[0] for pair in painter.shown], alone)
     assert found["occlusion"].more == {
         "the model with swapped layers": found["occlusion"].floors["wrong order"],
         "the model with text alone": found["occlusion"].floors["text alone"],

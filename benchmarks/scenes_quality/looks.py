@@ -1,8 +1,10 @@
 """Looks: whether an exemplar gives its look to the layer it is for, and to no other.
 
-The depth and the mask are those of a scene, the front exemplar is the foreground object of another,
-the back exemplar is the scene's own background, and the prompt is empty: nothing but the front
-exemplar names the colour that must be seen inside of the mask, and only there.
+The depth and the mask are those of a scene, the front exemplar is the image of another (or its
+foreground object alone), the back exemplar is the scene's own background, and the prompt is empty:
+nothing but the front exemplar names the colour that must be seen inside of the mask, and only
+there.
+Guidance is of depth and exemplars, as there is no text that it could amplify.
 """
 
 from __future__ import annotations

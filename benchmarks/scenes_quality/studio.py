@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cnc_jax.compose import compose_latents, encode_exemplars
 from cnc_jax.condition import Condition
 from fgdm_jax.draw import Drawing, draw
-from fgdm_jax.graph import Factor
+from fgdm_jax.graph import Factor, FactorGraph
 from input_pipeline.images import clip_pixels, to_uint8
 from launch.components import AnyConfig, components_of
 from sd_jax.encoding import decode_images, encode_prompts
@@ -127,19 +127,28 @@ class Studio:
             parts.append(to_uint8(self._decoded(latents)[: len(rows)]))
         return np.concatenate(parts)
 
-    def maps(self, captions: Sequence[str], variable: str, num_draws: int) -> Iterator[np.ndarray]:
+    def maps(
+        self,
+        captions: Sequence[str],
+        variable: str,
+        num_draws: int,
+        graph: FactorGraph | None = None,
+    ) -> Iterator[np.ndarray]:
         """Yields, draw by draw, a map of each caption as a picture in [-1, 1], [n h w 3].
 
         Args:
           captions: what to see.
-          variable: of a factor without parents.
+          variable: of the map.
           num_draws: of each caption.
+          graph: with the variable; the one factor, without parents, unless given.
         """
+        graph = graph or (Factor(variable),)
+        names = [factor.variable for factor in graph]
         drawing = Drawing(
-            (Factor(variable),),
-            {variable: self._latents_size},
-            {variable: self._table()},
-            {variable: self.guidance_scale} if self.guidance_scale != 1 else {},
+            graph,
+            dict.fromkeys(names, self._latents_size),
+            dict.fromkeys(names, self._table()),
+            dict.fromkeys(names, self.guidance_scale) if self.guidance_scale != 1 else {},
         )
         for number in range(num_draws):
             parts = []

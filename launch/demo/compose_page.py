@@ -182,6 +182,11 @@ def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
             fields["guidance_scale"] = gr.Slider(
                 *(1, limits.max_guidance, _USUAL_GUIDANCE), step=0.5, label="Guidance"
             )
+            fields["image_guidance_scale"] = gr.Slider(
+                *(0, limits.max_guidance, 0),
+                step=0.5,
+                label="Guidance of depth and exemplars (0: as the released model was used)",
+            )
         with gr.Row():
             fields["height"] = parts.size_slider("Height", size, limits)
             fields["width"] = parts.size_slider("Width", size, limits)

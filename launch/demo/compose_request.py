@@ -67,7 +67,7 @@ def value_names(num_layers: int) -> tuple[str, ...]:
       num_layers: that the page shows.
     """
     names = ["prompt", "negative_prompt", "photo_rule", "height", "width", "num_images"]
-    names += ["num_steps", "guidance_scale", "sampler", "seed"]
+    names += ["num_steps", "guidance_scale", "image_guidance_scale", "sampler", "seed"]
     for index in range(num_layers):
         names += [f"{name}_{index}" for name in (*PICTURES, "gain", "strength")]
     return tuple(names)
@@ -102,6 +102,12 @@ def read_compose_request(
         "num_steps": fields.whole("Steps", values["num_steps"], 1, limits.max_steps),
         "guidance_scale": fields.number(
             "Guidance", values["guidance_scale"], 1, limits.max_guidance
+        ),
+        "image_guidance_scale": fields.number(
+            "Guidance of depth and exemplars",
+            values["image_guidance_scale"],
+            0,
+            limits.max_guidance,
         ),
         "sampler": fields.choice("Sampler", values["sampler"], SAMPLER_NAMES),
         "seed": fields.seed(values["seed"], num_images),

@@ -48,10 +48,8 @@ def write_examples(folder: Path, size: int) -> list[Example]:
 
 def _write(folder: Path, scene: dict[str, np.ndarray]) -> Example:
     folder.mkdir(parents=True, exist_ok=True)
-    foreground = scene["image"] * (scene["mask"] > 0)[..., None].astype(np.uint8)
     for name, pixels in (
         ("image", scene["image"]),
-        ("foreground", foreground),
         ("background", scene["background"]),
         ("mask", scene["mask"]),
     ):
@@ -68,6 +66,6 @@ def _write(folder: Path, scene: dict[str, np.ndarray]) -> Example:
         picture=path("image"),
         prompt=str(scene["captions"][1]),
         depths=(path("foreground_depth"), path("background_depth")),
-        exemplars=(path("foreground"), path("background")),
+        exemplars=(path("image"), path("background")),
         mask=path("mask"),
     )

@@ -266,6 +266,11 @@ def _adapter_disagreements(name: str, config: Any, unet: Any) -> list[str]:
             f"wrong {name}: it takes a time embedding of {config.time_embed_dim}, but the UNet's "
             f"is {unet.time_embed_dim} wide"
         )
+    if config.text_dim not in (None, unet.cross_attention_dim):
+        problems.append(
+            f"wrong {name}: it translates texts of width {config.text_dim}, but the UNet reads "
+            f"texts of width {unet.cross_attention_dim}"
+        )
     return problems
 
 

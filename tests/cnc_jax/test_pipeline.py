@@ -45,6 +45,15 @@ def test_a_picture_is_a_function_of_its_seed_and_all_of_its_layers(pipeline, lay
     assert np.abs(draw(pipeline, weaker, seeds=(3, 4)).astype(int) - both).max() > 3
 
 
+def test_depth_and_exemplars_may_have_guidance_of_their_own(pipeline, layers):
+    # Scales of 1: the difference between two predictions is added to the first of them once.
+    plain = draw(pipeline, layers, guidance_scale=1.0).astype(int)
+    same = draw(pipeline, layers, guidance_scale=1.0, image_guidance_scale=1.0)
+    np.testing.assert_allclose(same, plain, atol=1)
+    more = draw(pipeline, layers, guidance_scale=1.0, image_guidance_scale=4.0)
+    assert np.abs(more.astype(int) - plain).max() > 3
+
+
 def test_a_layer_left_out_is_as_zero_strength(pipeline, layers):
     one = [layers[0], Layer(layers[1].depth)]
     zero = [layers[0], Layer(layers[1].depth, layers[1].exemplar, exemplar_strength=0.0)]

@@ -175,7 +175,9 @@ def test_an_adapter_under_both_names():
 
 
 def test_an_adapter_that_does_not_fit_the_unet():
-    timed = dataclasses.replace(SMALL, block_out_channels=(32, 64, 64), time_embed_dim=64)
+    timed = dataclasses.replace(
+        SMALL, block_out_channels=(32, 64, 64), time_embed_dim=64, text_dim=16, text_channels=8
+    )
     shapes = {
         **shapes_of(UNET_COMPONENT, SMALL_UNET),
         **shapes_of(adapter_component("depth"), timed),
@@ -184,6 +186,7 @@ def test_an_adapter_that_does_not_fit_the_unet():
         plan_loading(unread(shapes), COMPONENTS)
     assert "wrong adapter_depth: its features are (32, 64, 64) wide" in str(caught.value)
     assert "takes a time embedding of 64, but the UNet's is 128 wide" in str(caught.value)
+    assert "texts of width 16, but the UNet reads texts of width 24" in str(caught.value)
 
 
 def test_every_variable_has_its_component_and_its_field():

@@ -137,7 +137,7 @@ def test_one_text_is_prepared_for_all_factors_and_sizes(small_model, small_input
 
 
 def test_an_adapter_may_translate_the_text(small_model, small_inputs, run):
-    config = dataclasses.replace(small_model.config.adapter_sketch, text_dim=None)
+    config = dataclasses.replace(small_model.config.adapter_sketch, text_dim=None, text_channels=0)
     sizes = dataclasses.replace(small_model.config, adapter_sketch=config)
     without = Model(small_model.params, sizes)
     inputs = small_inputs.latents, small_inputs.timesteps

@@ -111,6 +111,13 @@ def test_each_factor_reads_the_text_in_its_own_way(model, text, keys, scales):
         drawn = both[name].latents
         np.testing.assert_allclose(drawn, expected[name].latents, atol=1e-5)
         assert float(jnp.abs(drawn - other[name].latents).max()) > 1e-3
+    # Stable Diffusion alone reads it as it is, whatever the adapters of its variable would.
+    prior = dataclasses.replace(drawing, graph=(Factor("segmentation", kind="prior"),))
+    ours, theirs = (
+        draw(item, prior, text[0], keys, negative_embeddings=text[1]).factors["segmentation"]
+        for item in (reader, plain)
+    )
+    np.testing.assert_array_equal(ours.latents, theirs.latents)
 
 
 def test_other_values_compile_nothing(model, text, keys):

@@ -18,7 +18,7 @@ from fgdm_jax.graph import Factor
 from fgdm_jax.losses import Distillation, GraphLoss
 from fgdm_jax.networks import FactorNetworks
 from fgdm_jax.sampling import factor_keys
-from fgdm_jax.testing import random_model, smallest_config
+from fgdm_jax.testing import SEEN, random_model, smallest_config, with_adapters
 from sd_jax.encoding import posterior_of, text_of
 from sd_jax.losses import draw
 from sd_jax.model import Model
@@ -42,7 +42,9 @@ ROWS = 4
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(smallest_config(has_time=True))
+    config = smallest_config(has_time=True)
+    text = {"text_dim": config.unet.cross_attention_dim, "text_channels": 4}
+    return random_model(with_adapters(config, SEEN, has_time=True, **text))
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_new_adapters_translate_the_text_if_asked(tmp_path, prior):
     sizes = start.new["depth"]
     width = start.opened.configs["unet"].cross_attention_dim
     assert (sizes.text_dim, sizes.text_channels) == (width, 6)
-    start = plan(tmp_path / "run", "depth", init=str(prior)).start
+    start = plan(tmp_path / "run", "depth", init=str(prior), adapter_text=0).start
     assert start.new["depth"].text_dim is None
 
 

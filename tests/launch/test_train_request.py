@@ -143,6 +143,18 @@ def test_every_config_builds(stage, scale, condition):
     assert (config.num_steps > 0) != (config.num_epochs > 0)
 
 
+def test_scenes_show_exemplars_with_fewer_captions():
+    drops = {
+        (stage, scale): (config.drop_caption, config.dropout)
+        for stage in ("local", "global", "joint")
+        for scale in ("scenes", "paper")
+        for config in [cnc.get_config(f"stage={stage},scale={scale}")]
+    }
+    assert drops.pop(("global", "scenes")) == (0.5, False)
+    assert drops.pop(("joint", "scenes")) == (0.3, False)
+    assert set(drops.values()) == {(0.1, True)}
+
+
 def test_the_papers_recipe():
     for stage, epochs in (("local", 28), ("global", 24), ("joint", 9)):
         config = cnc.get_config(f"stage={stage}")

@@ -29,7 +29,7 @@ _START_S = 480
 _EXAMPLE = {
     "depth-0": "foreground_depth",
     "depth-1": "background_depth",
-    "exemplar-0": "foreground",
+    "exemplar-0": "image",
     "exemplar-1": "background",
     "mask-0": "mask",
 }

@@ -50,7 +50,7 @@ class Given:
         values: dict[str, Any] = {
             **{"prompt": "a ball", "negative_prompt": None, "photo_rule": "v2", "seed": 3},
             **{"height": SIZE, "width": SIZE, "num_images": 6, "num_steps": 5},
-            **{"guidance_scale": 7.5, "sampler": "ddim"},
+            **{"guidance_scale": 7.5, "image_guidance_scale": 0, "sampler": "ddim"},
         }
         for index in range(layers):
             values |= {f"{name}_{index}": None for name in PICTURES}
