@@ -48,13 +48,16 @@ python -m launch.share_weights --component="$weights/cnc/local_fuser" \
 # FG-DM on it: segmentation, depth and image are a chain, the others come each from the text.
 train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" \
   --config.num_steps=2000 "$@"
-train chain fgdm.py:factor=chain,scale=scenes --config.trained=depth,image \
-  --config.init="$prior,$runs/segmentation" "$@"
+train depth fgdm.py:factor=chain,scale=scenes --config.trained=depth --config.init="$prior" "$@"
+# An image has the colours that its text names.
+train image fgdm.py:factor=chain,scale=scenes --config.trained=image --config.adapter_text=0 \
+  --config.init="$prior" "$@"
 # Plain adapters, which are smaller: all weights together shall be.
-for factor in normal sketch layered; do
+train layered fgdm.py:factor=layered,scale=scenes --config.adapter=plain --config.init="$prior" "$@"
+for factor in normal sketch; do
   train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.adapter=plain \
-    --config.init="$prior" "$@"
+    --config.adapter_text=32 --config.init="$prior" "$@"
 done
 factors=segmentation,depth,image,normal,sketch,foreground_depth,background_depth
-export_to "$runs/chain,$runs/normal,$runs/sketch,$runs/layered" \
+export_to "$runs/segmentation,$runs/depth,$runs/image,$runs/normal,$runs/sketch,$runs/layered" \
   fgdm "adapter_${factors//,/,adapter_}"
