@@ -206,7 +206,7 @@ def _trainings() -> list[Part]:
             "Twenty steps of FG-DM's segmentation adapter, from the scenes prior.",
             "train",
             "configs/fgdm.py:factor=segmentation,scale=scenes",
-            {"init": "scenes-prior", "distill_every": 0, **_FEW_STEPS},
+            {"init": "scenes-prior", "distill_weight": 0.0, **_FEW_STEPS},
         ),
     ]
 

@@ -12,6 +12,7 @@ from launch.quickstart_page import Done, write_page
 from launch.quickstart_parts import SIZE, parts_of, write_inputs
 from launch.quickstart_run import config_of
 from launch.setting_checks import RequestError
+from launch.training import plan_run
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,13 @@ def test_every_part_is_a_command_whose_settings_there_are(parts, tmp_path):
             assert config[name] == value
             assert f"--config.{name}=" in words
         assert words.startswith(f"python -m launch.{part.command} --config={part.config}")
+
+
+def test_trainings_can_begin(parts, tmp_path):
+    for part in parts[1]:
+        if part.command == "train":
+            # Checks every setting and the starting point, and writes nothing.
+            plan_run(config_of(part), str(tmp_path / part.name))
 
 
 def test_what_a_part_asks_for_lacks_weights_and_nothing_else(parts, tmp_path):
