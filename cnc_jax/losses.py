@@ -5,6 +5,7 @@
     layers   its feature extractor         the same: more layers, at little cost
     global   global fuser                  text, exemplars, masks
     joint    both                          all of them
+    beside   global fuser                  all of them: the local fuser stays, to the bit
     base     the UNet, without fusers      text: a Stable Diffusion to start from
 
 Dropping conditions is the data's part (`input_pipeline.stream.CNC_DROP`).
@@ -31,7 +32,7 @@ from sd_jax.typing import Array, Float, Int, KeyArray, Params, apply_module
 
 _SPATIAL = ("edge_maps", "three_depth_maps", "depth_maps")
 
-StageName: TypeAlias = Literal["local", "layers", "global", "joint", "base"]
+StageName: TypeAlias = Literal["local", "layers", "global", "joint", "beside", "base"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ STAGES: Mapping[str, Stage] = {
     "joint": Stage(
         ("local_fuser/.*", "global_fuser/.*"), ("unet", "local_fuser", "global_fuser"), True, True
     ),
+    "beside": Stage(("global_fuser/.*",), ("unet", "local_fuser", "global_fuser"), True, True),
     "base": Stage(("unet/.*",), ("unet",)),
 }
 

@@ -8,6 +8,7 @@ r"""Training of Compose and Conquer: `launch.train`.
     layers   what reads the maps   a local fuser of fewer layers
     global   the global fuser      Stable Diffusion                      24
     joint    both                  the workdirs of the two                9
+    beside   the global fuser      the same: the local fuser stays
     base     the UNet on text      Stable Diffusion
 
 The same command on the same workdir goes on where the last one stopped. Scales:
@@ -30,8 +31,8 @@ from configs.common import SCENES_TRAINING, parse_arg, unknown_name
 BASE = "configs.training"
 """Where the settings stand that all training runs share, for --help."""
 
-STAGES = {"local": 28.0, "layers": 1.0, "global": 24.0, "joint": 9.0, "base": 1.0}
-"""Epochs of the paper (arXiv:2401.09048, section 4.1), by stage; layers and base are not its."""
+STAGES = {"local": 28.0, "layers": 1.0, "global": 24.0, "joint": 9.0, "beside": 9.0, "base": 1.0}
+"""Epochs of the paper (arXiv:2401.09048, section 4.1), by stage: of local, global and joint."""
 
 SCALES = {
     "paper": {},
@@ -56,6 +57,7 @@ SCENES_STAGES = {
     # be learned by heart.
     "global": {"drop_caption": 0.5, "dropout": False},
     "joint": {"drop_caption": 0.3, "dropout": False},
+    "beside": {"drop_caption": 0.3, "dropout": False},
 }
 """What `scale=scenes` has besides, by stage."""
 

@@ -50,7 +50,7 @@ def setting_problems(config: Any) -> list[str]:
             "background, or three of depth; models of more layers are for sampling and for streams "
             "of your own"
         )
-    elif config.stage in ("global", "joint") and config.num_layers != 2:
+    elif config.stage in ("global", "joint", "beside") and config.num_layers != 2:
         problems.append(
             f"num_layers is {config.num_layers}, but data sets have masks and exemplars of two "
             "layers; train three layers in stages local and layers"

@@ -147,7 +147,7 @@ def _surgery(request: TrainRequest, opened: Opened, stage: str) -> str:
         return "extend_local"
     if stage == "global" and "global_fuser" not in opened.configs:
         return "init_global"
-    if stage == "joint" and len(request.init) == 2:
+    if stage in ("joint", "beside") and len(request.init) == 2:
         parts = [set(_open(request, [item]).configs) for item in _local_first(request.init)]
         if "local_fuser" in parts[0] and {"global_fuser", "unet"} <= parts[1]:
             return "integrate"
@@ -155,7 +155,7 @@ def _surgery(request: TrainRequest, opened: Opened, stage: str) -> str:
 
 
 def _local_first(init: Sequence[str]) -> list[str]:
-    """Returns the two checkpoints of stage joint with that of the local fuser first.
+    """Returns the two checkpoints of a stage of both fusers with that of the local fuser first.
 
     Runs tell which stage they were; other checkpoints stand in that order.
     """

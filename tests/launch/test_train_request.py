@@ -146,12 +146,13 @@ def test_every_config_builds(stage, scale, condition):
 def test_scenes_show_exemplars_with_fewer_captions():
     drops = {
         (stage, scale): (config.drop_caption, config.dropout)
-        for stage in ("local", "global", "joint")
+        for stage in ("local", "global", "joint", "beside")
         for scale in ("scenes", "paper")
         for config in [cnc.get_config(f"stage={stage},scale={scale}")]
     }
     assert drops.pop(("global", "scenes")) == (0.5, False)
-    assert drops.pop(("joint", "scenes")) == (0.3, False)
+    for stage in ("joint", "beside"):
+        assert drops.pop((stage, "scenes")) == (0.3, False)
     assert set(drops.values()) == {(0.1, True)}
 
 

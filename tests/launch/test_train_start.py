@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from cnc_jax.convert import COMPONENTS
+from cnc_jax.losses import STAGES
 from configs import cnc
 from launch.training import plan_run
+from sd_jax.training.partition import split_params
 from sd_jax.training.trained import open_directory
 from sd_jax.typing import flat_params
 from tests.launch.tiny_training import metrics, train, write_start
@@ -116,6 +118,23 @@ def test_a_layer_is_added_to_a_fuser_of_two(model, tmp_path):
     for name, value in before.items():
         if not name.startswith("feature_extractor/"):
             np.testing.assert_array_equal(after[name], value)
+
+
+@pytest.mark.parametrize("stage", ["joint", "beside"])
+def test_fusers_of_two_runs_are_joined(tmp_path, stage):
+    shared = ("unet", "vae", "text_encoder", "image_encoder")
+    parts = {name: tmp_path / name for name in ("local_fuser", "global_fuser")}
+    for name, folder in parts.items():
+        write_start(folder, (*shared, name))
+    start = plan(tmp_path, stage, init=",".join(map(str, parts.values()))).start
+    assert "by integrate" in start.write(tmp_path / "model")
+    for name, folder in parts.items():
+        before, after = (restored(path, name) for path in (folder, tmp_path / "model"))
+        assert all(np.array_equal(after[path], before[path]) for path in before)
+    trained, _ = split_params(
+        {name: restored(folder, name) for name, folder in parts.items()}, STAGES[stage].trainable
+    )
+    assert trained.keys() == ({"global_fuser"} if stage == "beside" else parts.keys())
 
 
 def test_layers_that_nothing_has_are_refused(model, tmp_path):
