@@ -34,30 +34,37 @@ train image_tower prior.py:stage=image_tower --config.init="$runs/unet,$runs/tow
 train decoder prior.py:stage=decoder --config.init="$runs/unet,$runs/image_tower" "$@"
 export_to "$runs/decoder" prior vae,text_encoder,image_encoder,unet
 
-# Compose and Conquer on it, two layers, then the depth of three.
+# Compose and Conquer on it: two layers, then the depth of three.
 prior=$runs/decoder
-train local cnc.py:stage=local,scale=scenes --config.init="$prior" "$@"
-train global cnc.py:stage=global,scale=scenes --config.init="$prior" "$@"
-train joint cnc.py:stage=joint,scale=scenes --config.init="$runs/local,$runs/global" "$@"
-train three cnc.py:stage=layers,scale=scenes --config.init="$runs/joint" "$@"
-export_to "$runs/joint" cnc local_fuser,global_fuser
+train local cnc.py:stage=local,scale=scenes --config.num_steps=600 --config.init="$prior" "$@"
+train global cnc.py:stage=global,scale=scenes --config.num_steps=900 --config.init="$prior" "$@"
+train joint cnc.py:stage=joint,scale=scenes --config.num_steps=1450 --config.drop_caption=0.2 \
+  --config.learning_rate=7e-4 --config.init="$runs/local,$runs/global" "$@"
+# The local fuser keeps the order of depth better than the one of stage joint.
+train beside cnc.py:stage=beside,scale=scenes --config.num_steps=500 \
+  --config.learning_rate=7e-4 --config.init="$runs/local,$runs/joint" "$@"
+train three cnc.py:stage=layers,scale=scenes --config.num_steps=250 --config.init="$runs/local" "$@"
+export_to "$runs/beside" cnc local_fuser,global_fuser
 export_to "$runs/three" three local_fuser
 python -m launch.share_weights --component="$weights/cnc/local_fuser" \
   --other="$weights/three/local_fuser"
 
 # FG-DM on it: segmentation, depth and image are a chain, the others come each from the text.
-train segmentation fgdm.py:factor=segmentation,scale=scenes --config.init="$prior" \
-  --config.num_steps=2000 "$@"
-train depth fgdm.py:factor=chain,scale=scenes --config.trained=depth --config.init="$prior" "$@"
+train_factor() { # name of the run, steps, config, settings
+  local name=$1 steps=$2 config=$3
+  shift 3
+  train "$name" "fgdm.py:factor=$config,scale=scenes" --config.num_steps="$steps" \
+    --config.init="$prior" "$@"
+}
+train_factor segmentation 3500 segmentation "$@"
+train_factor depth 600 chain --config.trained=depth "$@"
 # An image has the colours that its text names.
-train image fgdm.py:factor=chain,scale=scenes --config.trained=image --config.adapter_text=0 \
-  --config.init="$prior" "$@"
+train_factor image 600 chain --config.trained=image --config.adapter_text=0 "$@"
 # Plain adapters, which are smaller: all weights together shall be.
-train layered fgdm.py:factor=layered,scale=scenes --config.adapter=plain --config.init="$prior" "$@"
-for factor in normal sketch; do
-  train "$factor" "fgdm.py:factor=$factor,scale=scenes" --config.adapter=plain \
-    --config.adapter_text=32 --config.init="$prior" "$@"
-done
+train_factor layered 1200 layered --config.adapter=plain "$@"
+small=(--config.adapter=plain --config.adapter_text=32)
+train_factor normal 350 normal "${small[@]}" "$@"
+train_factor sketch 600 sketch "${small[@]}" "$@"
 factors=segmentation,depth,image,normal,sketch,foreground_depth,background_depth
 export_to "$runs/segmentation,$runs/depth,$runs/image,$runs/normal,$runs/sketch,$runs/layered" \
   fgdm "adapter_${factors//,/,adapter_}"
