@@ -2,7 +2,7 @@
 
     stage    trains                        conditions
     local    local fuser                   text, depth maps (or edges)
-    layers   its feature extractor         the same: more layers, at little cost
+    layers   stems, and what joins them    the same: more layers, at little cost
     global   global fuser                  text, exemplars, masks
     joint    both                          all of them
     beside   global fuser                  all of them: the local fuser stays, to the bit
@@ -30,6 +30,7 @@ from sd_jax.schedule import add_noise, make_schedule
 from sd_jax.training.partition import merge_params
 from sd_jax.typing import Array, Float, Int, KeyArray, Params, apply_module
 
+_EXTRACTOR = "local_fuser/feature_extractor"
 _SPATIAL = ("edge_maps", "three_depth_maps", "depth_maps")
 
 StageName: TypeAlias = Literal["local", "layers", "global", "joint", "beside", "base"]
@@ -54,7 +55,12 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     "local": Stage(("local_fuser/.*",), ("unet", "local_fuser"), has_depth=True),
-    "layers": Stage(("local_fuser/feature_extractor/.*",), ("unet", "local_fuser"), has_depth=True),
+    "layers": Stage(
+        # Behind the joining convolution nothing depends on the number of layers.
+        (f"{_EXTRACTOR}/layers_.*", f"{_EXTRACTOR}/extractors_0/.*"),
+        ("unet", "local_fuser"),
+        has_depth=True,
+    ),
     "global": Stage(("global_fuser/.*",), ("unet", "global_fuser"), has_exemplars=True),
     "joint": Stage(
         ("local_fuser/.*", "global_fuser/.*"), ("unet", "local_fuser", "global_fuser"), True, True
