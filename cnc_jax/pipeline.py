@@ -82,9 +82,7 @@ class ComposeAndConquer:
           CheckpointError: a checkpoint is not there, damaged, or of another architecture.
         """
         opened = open_checkpoints(checkpoints, COMPONENTS, num_heads=num_heads)
-        model = opened.load(CnCConfig)
-        if dtype != jnp.float32:
-            model = cast_params(model, dtype)
+        model = cast_params(opened.load(CnCConfig), dtype)
         return cls(model, load_tokenizer(opened.tokenizer))
 
     def __call__(

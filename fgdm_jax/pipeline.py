@@ -91,9 +91,7 @@ class FactorGraphDiffusion:
         """
         items = [(path, components(variable)) for variable, path in named_paths(checkpoints)]
         opened = open_each(items, num_heads=num_heads)
-        model = opened.load(FGDMConfig)
-        if dtype != jnp.float32:
-            model = cast_params(model, dtype)
+        model = cast_params(opened.load(FGDMConfig), dtype)
         return cls(model, load_tokenizer(opened.tokenizer), palette)
 
     def __call__(

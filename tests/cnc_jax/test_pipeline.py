@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -88,3 +89,9 @@ def test_exemplars_are_seen_as_from_files(shape):
     expected = of_files(picture, 64)
     # Pillow rounds and clips after each direction: a few steps of 1/255 in units of CLIP's.
     np.testing.assert_allclose(clip_pixels(picture, 64), expected, atol=3 / 255 / 0.26)
+
+
+def test_half_precision_files_are_computed_with_in_the_type_asked_for():
+    pipeline = ComposeAndConquer.load("scenes-prior")
+    assert {leaf.dtype for leaf in jax.tree.leaves(pipeline.model.params)} == {np.dtype("float32")}
+    assert pipeline("a ball", size=(64, 64), num_steps=1).shape == (1, 64, 64, 3)

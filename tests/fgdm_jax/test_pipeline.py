@@ -355,3 +355,9 @@ def test_what_draws_were_drawn_from():
 def test_names_are_those_of_the_configs_and_labels_those_of_the_data():
     assert GRAPHS == sample_fgdm.GRAPHS
     assert VOID == schema.VOID
+
+
+def test_half_precision_files_are_computed_with_in_the_type_asked_for():
+    for dtype in ("float32", "bfloat16"):
+        pipeline = FactorGraphDiffusion.load("scenes", dtype=jnp.dtype(dtype))
+        assert {leaf.dtype for leaf in jax.tree.leaves(pipeline.model.params)} == {jnp.dtype(dtype)}
