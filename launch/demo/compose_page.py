@@ -21,12 +21,12 @@ from launch.demo.examples import Example, write_examples
 from launch.demo.fields import Fields
 from launch.demo.models import Composing
 from launch.demo.run_job import Page, read_json, session_of
+from launch.demo.settings import usual_of
 from launch.demo.status import IDLE, failure, status_of_end
 from launch.setting_checks import RequestError
 
 _FIRST_LAYERS = 2
 _USUAL_STEPS = 20
-_USUAL_GUIDANCE = 7.5
 _USUAL_IMAGES = 2
 
 
@@ -166,6 +166,7 @@ def _note(page: Page, composing: Composing) -> None:
 def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
     limits = page.settings.limits
     size = min(composing.size, limits.max_size)
+    usual = usual_of(page.settings.checkpoint)
     with gr.Accordion("Settings", open=True):
         fields["negative_prompt"] = gr.Textbox(
             label="Negative prompt", lines=1, placeholder="What to lead away from"
@@ -180,7 +181,7 @@ def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
                 *(1, limits.max_steps, _USUAL_STEPS), step=1, label="Steps", elem_id="num-steps"
             )
             fields["guidance_scale"] = gr.Slider(
-                *(1, limits.max_guidance, _USUAL_GUIDANCE), step=0.5, label="Guidance"
+                *(1, limits.max_guidance, usual.guidance_scale), step=0.5, label="Guidance"
             )
             fields["image_guidance_scale"] = gr.Slider(
                 *(0, limits.max_guidance, 0),
@@ -191,7 +192,9 @@ def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
             fields["height"] = parts.size_slider("Height", size, limits)
             fields["width"] = parts.size_slider("Width", size, limits)
         with gr.Row():
-            fields["sampler"] = gr.Dropdown(list(SAMPLER_NAMES), value="ddim", label="Sampler")
+            fields["sampler"] = gr.Dropdown(
+                list(SAMPLER_NAMES), value=usual.sampler, label="Sampler"
+            )
             fields["photo_rule"] = gr.Dropdown(
                 [(text, name) for name, text in PHOTO_RULES.items()],
                 value=USUAL_PHOTO_RULE,

@@ -30,13 +30,13 @@ from launch.demo.draw_view import NOT_PICKED, caption_of, drawn_view, nothing_pi
 from launch.demo.fields import Fields
 from launch.demo.models import Drawing
 from launch.demo.run_job import Page, session_of
+from launch.demo.settings import usual_of
 from launch.demo.status import IDLE, failure, status_of_end
 from launch.setting_checks import RequestError
 
 _FIRST_PROMPT = "a red ball in front of a green box in a meadow"
 _USUAL_DRAWS = 6
 _USUAL_STEPS = 20
-_USUAL_GUIDANCE = 7.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _picked_fields(drawing: Drawing) -> tuple[list[gr.Image], list[gr.DownloadBu
 
 
 def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
-    limits = page.settings.limits
+    limits, usual = page.settings.limits, usual_of(page.settings.fgdm_checkpoint)
     graphs = [(f"{name}: {graph.text}", name) for name, graph in drawing.graphs.items()]
     fields["graph"] = gr.Dropdown(graphs, value=graphs[0][1], label="Graph", elem_id="graph")
     fields["prompt"] = gr.Textbox(_FIRST_PROMPT, label="Prompt", lines=2, elem_id="draw-prompt")
@@ -155,7 +155,7 @@ def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
             *(1, limits.max_steps, _USUAL_STEPS), step=1, label="Map steps", elem_id="map-steps"
         )
         fields["map_guidance_scale"] = gr.Slider(
-            *(1, limits.max_guidance, _USUAL_GUIDANCE), step=0.5, label="Map guidance"
+            *(1, limits.max_guidance, usual.guidance_scale), step=0.5, label="Map guidance"
         )
     with gr.Accordion("More", open=False):
         fields["objects"] = gr.Textbox(
@@ -167,7 +167,9 @@ def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
             fields["map_height"] = parts.size_slider("Map height", size, limits)
             fields["map_width"] = parts.size_slider("Map width", size, limits)
         with gr.Row():
-            fields["sampler"] = gr.Dropdown(list(SAMPLER_NAMES), value="ddim", label="Sampler")
+            fields["sampler"] = gr.Dropdown(
+                list(SAMPLER_NAMES), value=usual.sampler, label="Sampler"
+            )
             fields["palette"] = gr.Dropdown(
                 [AS_TRAINED, *PALETTE_NAMES], value=AS_TRAINED, label="Palette"
             )
@@ -175,6 +177,7 @@ def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
 
 def _image_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
     limits, size = page.settings.limits, min(drawing.size, page.settings.limits.max_size)
+    usual = usual_of(page.settings.fgdm_checkpoint)
     with gr.Accordion("Settings of images", open=False):
         with gr.Row():
             fields["num_images"] = gr.Slider(
@@ -187,7 +190,7 @@ def _image_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
                 elem_id="image-steps",
             )
             fields["guidance_scale"] = gr.Slider(
-                *(1, limits.max_guidance, _USUAL_GUIDANCE), step=0.5, label="Image guidance"
+                *(1, limits.max_guidance, usual.guidance_scale), step=0.5, label="Image guidance"
             )
         with gr.Row():
             fields["height"] = parts.size_slider("Height", size, limits)

@@ -17,7 +17,7 @@ from launch.demo.compose_request import PICTURES, read_compose_request, value_na
 from launch.demo.fields import Fields
 from launch.demo.folders import Folders
 from launch.demo.models import Composing, Graph, find_composing, find_drawing
-from launch.demo.settings import Limits, Settings
+from launch.demo.settings import Limits, Settings, Usual, usual_of
 from launch.loaded import LoadedModels
 from launch.setting_checks import RequestError
 
@@ -238,3 +238,9 @@ def test_a_checkpoint_that_cannot_draw_says_why(tmp_path, checkpoint):
     drawing = find_drawing(settings)
     assert not drawing.graphs
     assert any("none" in reason for reason in drawing.reasons)
+
+
+def test_the_page_stands_at_what_suits_the_weights():
+    assert usual_of("sd.ckpt, clip/") == Usual(7.5, "ddim", "leading")
+    for checkpoint in ("scenes", "scenes-three", "runs/local, scenes-prior"):
+        assert usual_of(checkpoint) == Usual(3.0, "dpmpp_2m", "trailing")
