@@ -20,6 +20,7 @@ from sd_jax.load import open_checkpoints
 
 _MOST_BYTES = 12_000_000
 _COUNT = 32
+# Bounds below are the card's figures less about three standard errors of so few.
 _SETTINGS = Settings(scenes=_COUNT, strengths=(0.0, 1.0), draws=4, controls=False)
 # Each as it was trained: some are drawn from another one.
 _MAPS = {
@@ -63,26 +64,26 @@ def values_of(result):
 
 
 def test_the_foreground_is_in_front(studio, judge):
-    assert values_of(occlusion(studio, judge, _SETTINGS))["occlusion"] > 75
+    assert values_of(occlusion(studio, judge, _SETTINGS))["occlusion"] > 71
 
 
 def test_three_layers_stand_in_order(judge):
     studio = Studio.open(["scenes-three"], batch_size=_COUNT)
-    assert values_of(occlusion(studio, judge, _SETTINGS))["occlusion"] > 75
+    assert values_of(occlusion(studio, judge, _SETTINGS))["occlusion"] > 71
 
 
 def test_a_look_is_in_its_layer_and_stays_there(studio, judge):
     look, leak = looks(studio, judge, _SETTINGS).figures
-    assert look.value > 60
-    assert leak.value < 30
+    assert look.value > 82
+    assert leak.value < 28
     # Without the exemplar the colour is there by chance.
     assert look.more["strength 0"] < look.value / 2
 
 
 def test_segmentations_show_what_the_prompt_asks_for(studio, judge):
     value = values_of(segmentation(studio, judge, _SETTINGS))
-    assert value["segmentation_1"] > 60
-    assert value["segmentation_4"] > 80
+    assert value["segmentation_1"] > 55
+    assert value["segmentation_4"] > 65
 
 
 @pytest.mark.parametrize("name", _MAPS)

@@ -38,12 +38,11 @@ def draw_plot(path: Path, figures: Sequence[Figure], title: str) -> None:
         if figure.value is not None:
             colour = {True: _MET, False: _MISSED, None: _FREE}[figure.is_met]
             axes.barh(row, figure.value, _HEIGHT, color=colour)
-            label = f"{figure.value:.1f} %"
+            # Beside the axes, where no mark hides it.
             axes.annotate(
-                label,
-                (figure.value, row),
-                (4, 0),
-                textcoords="offset points",
+                f"{figure.value:.1f} %",
+                (1.01, row),
+                xycoords=("axes fraction", "data"),
                 va="center",
                 fontsize=8,
             )
