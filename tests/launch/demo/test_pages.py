@@ -130,7 +130,8 @@ def test_twenty_clicks_start_one_computation(page, server):
     before = len(server.requests())
     set_number(page, "num-steps", STEPS)
     page.evaluate("for (let i = 0; i < 20; i++) document.querySelector('#compose').click()")
-    page.wait_for_selector("#compose-status .busy")
+    # A machine that has compiled this before may be done before anyone looks.
+    page.wait_for_selector("#compose-status :is(.busy, .done)")
     assert "Done in" in end_of(page, "compose-status")
     page.wait_for_timeout(500)
     assert len(server.requests()) == before + 1
