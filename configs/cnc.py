@@ -5,7 +5,7 @@ r"""Training of Compose and Conquer: `launch.train`.
 
     stage    trains                starts from (init)                  epochs
     local    the local fuser       Uni-ControlNet, or Stable Diffusion   28
-    layers   what reads the maps   a local fuser of fewer layers
+    layers   stems of the maps     a local fuser of fewer layers
     global   the global fuser      Stable Diffusion                      24
     joint    both                  the workdirs of the two                9
     beside   the global fuser      the same: the local fuser stays
