@@ -226,9 +226,7 @@ def cast_params(model: Model, dtype: Any, leave: Collection[str] = ()) -> Model:
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
-        # What has the type already is not copied.
-        is_other = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != jnp.dtype(dtype)
-        return leaf.astype(dtype) if is_other else leaf
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     params = {
         name: tree if name in leave else jax.tree.map(cast, tree)
