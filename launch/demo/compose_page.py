@@ -21,7 +21,6 @@ from launch.demo.examples import Example, write_examples
 from launch.demo.fields import Fields
 from launch.demo.models import Composing
 from launch.demo.run_job import Page, read_json, session_of
-from launch.demo.settings import usual_of
 from launch.demo.status import IDLE, failure, status_of_end
 from launch.setting_checks import RequestError
 
@@ -166,7 +165,7 @@ def _note(page: Page, composing: Composing) -> None:
 def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
     limits = page.settings.limits
     size = min(composing.size, limits.max_size)
-    usual = usual_of(page.settings.checkpoint)
+    usual = composing.usual
     with gr.Accordion("Settings", open=True):
         fields["negative_prompt"] = gr.Textbox(
             label="Negative prompt", lines=1, placeholder="What to lead away from"

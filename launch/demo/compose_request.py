@@ -9,7 +9,7 @@ from typing import Any
 
 from launch.demo.fields import Fields
 from launch.demo.models import Composing
-from launch.demo.settings import Settings, usual_of
+from launch.demo.settings import Settings
 from sd_jax.samplers import SAMPLERS
 
 SAMPLER_NAMES = tuple(sorted(SAMPLERS))
@@ -110,7 +110,7 @@ def read_compose_request(
             limits.max_guidance,
         ),
         "sampler": fields.choice("Sampler", values["sampler"], SAMPLER_NAMES),
-        "spacing": usual_of(settings.checkpoint).spacing,
+        "spacing": composing.usual.spacing,
         "seed": fields.seed(values["seed"], num_images),
     }
     rule = fields.choice("Depth of photos", values["photo_rule"], tuple(PHOTO_RULES))

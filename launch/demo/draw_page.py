@@ -30,7 +30,6 @@ from launch.demo.draw_view import NOT_PICKED, caption_of, drawn_view, nothing_pi
 from launch.demo.fields import Fields
 from launch.demo.models import Drawing
 from launch.demo.run_job import Page, session_of
-from launch.demo.settings import usual_of
 from launch.demo.status import IDLE, failure, status_of_end
 from launch.setting_checks import RequestError
 
@@ -141,7 +140,7 @@ def _picked_fields(drawing: Drawing) -> tuple[list[gr.Image], list[gr.DownloadBu
 
 
 def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
-    limits, usual = page.settings.limits, usual_of(page.settings.fgdm_checkpoint)
+    limits, usual = page.settings.limits, drawing.usual
     graphs = [(f"{name}: {graph.text}", name) for name, graph in drawing.graphs.items()]
     fields["graph"] = gr.Dropdown(graphs, value=graphs[0][1], label="Graph", elem_id="graph")
     fields["prompt"] = gr.Textbox(_FIRST_PROMPT, label="Prompt", lines=2, elem_id="draw-prompt")
@@ -177,7 +176,7 @@ def _map_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
 
 def _image_fields(fields: dict[str, Any], page: Page, drawing: Drawing) -> None:
     limits, size = page.settings.limits, min(drawing.size, page.settings.limits.max_size)
-    usual = usual_of(page.settings.fgdm_checkpoint)
+    usual = drawing.usual
     with gr.Accordion("Settings of images", open=False):
         with gr.Row():
             fields["num_images"] = gr.Slider(

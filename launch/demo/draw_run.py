@@ -16,7 +16,7 @@ from input_pipeline.palettes import PALETTE_NAMES
 from launch.demo.compose_request import SAMPLER_NAMES
 from launch.demo.fields import Fields
 from launch.demo.models import Drawing, Graph, drawing_config
-from launch.demo.settings import Settings, usual_of
+from launch.demo.settings import Settings
 from launch.drawing import draw_from_config
 from launch.loaded import LoadedModels
 from launch.setting_checks import RequestError, collect
@@ -84,7 +84,7 @@ def read_draw_settings(
             "Map guidance", values["map_guidance_scale"], 1, limits.max_guidance
         ),
         "sampler": fields.choice("Sampler", values["sampler"], SAMPLER_NAMES),
-        "spacing": usual_of(settings.fgdm_checkpoint).spacing,
+        "spacing": drawing.usual.spacing,
         "seed": fields.seed(values["seed"], num_draws),
     }
     return graph, found

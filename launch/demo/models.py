@@ -9,7 +9,7 @@ from typing import Any
 
 from cnc_jax.convert import COMPONENTS
 from configs import sample_fgdm
-from configs.common import split_list
+from configs.common import SCENES_SAMPLING, split_list
 from launch.components import components_of
 from launch.demo.settings import Settings
 from launch.draw_fit import fit_problems
@@ -26,6 +26,25 @@ _USUAL_SIZE, _USUAL_MAP_SIZE = 512, 256
 
 
 @dataclasses.dataclass(frozen=True)
+class Usual:
+    """How a model is sampled unless a request says otherwise; the defaults are Stable Diffusion's.
+
+    Attributes:
+      guidance_scale: of the text.
+      sampler: one of `sd_jax.samplers.SAMPLERS`.
+      spacing: of its timesteps.
+    """
+
+    guidance_scale: float = 7.5
+    sampler: str = "ddim"
+    spacing: str = "leading"
+
+
+SMALL = Usual(**{field.name: SCENES_SAMPLING[field.name] for field in dataclasses.fields(Usual)})
+"""Of models of small pictures: those of the scenes."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Composing:
     """What the page Compose offers.
 
@@ -34,12 +53,14 @@ class Composing:
       takes_depth: whether there is a local fuser.
       takes_exemplars: whether there are a global fuser and an image encoder.
       size: of images at first.
+      usual: how they are sampled at first.
     """
 
     layers: int
     takes_depth: bool
     takes_exemplars: bool
     size: int
+    usual: Usual = Usual()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +89,14 @@ class Drawing:
       size: of images at first.
       map_size: of maps at first.
       reasons: why there is no graph at all; empty if there is one.
+      usual: how both are sampled at first.
     """
 
     graphs: Mapping[str, Graph]
     size: int
     map_size: int
     reasons: tuple[str, ...]
+    usual: Usual = Usual()
 
 
 def find_composing(settings: Settings) -> Composing:
@@ -104,6 +127,7 @@ def find_composing(settings: Settings) -> Composing:
         takes_depth=local is not None,
         takes_exemplars=has_exemplars,
         size=_size(settings, opened),
+        usual=_usual(opened),
     )
 
 
@@ -114,7 +138,7 @@ def find_drawing(settings: Settings) -> Drawing:
       settings: of the page.
     """
     graphs, reasons = {}, []
-    size = settings.size or _USUAL_SIZE
+    size, usual = settings.size or _USUAL_SIZE, Usual()
     for name in (*sample_fgdm.GRAPHS, *([OWN_GRAPH] if settings.graph else [])):
         config = drawing_config(settings, name)
         try:
@@ -124,7 +148,8 @@ def find_drawing(settings: Settings) -> Drawing:
                 raise RequestError(problems)
             items = [(path, components_of(variable)) for variable, path in request.checkpoints]
             opened = open_each(items)
-            size = _size(settings, opened) if "vae" in opened.configs else size
+            if "vae" in opened.configs:
+                size, usual = _size(settings, opened), _usual(opened)
             problems = fit_problems(request, opened)
             if request.image is None or not request.image.parents:
                 problems.append(f"the graph {config.graph!r} draws no image from maps")
@@ -136,7 +161,7 @@ def find_drawing(settings: Settings) -> Drawing:
         reasons += problems
     unique = tuple(dict.fromkeys(reasons))
     map_size = min(size, settings.size or _USUAL_MAP_SIZE)
-    return Drawing(graphs, size, map_size, () if graphs else unique)
+    return Drawing(graphs, size, map_size, () if graphs else unique, usual)
 
 
 def drawing_config(settings: Settings, graph: str) -> Any:
@@ -155,9 +180,17 @@ def drawing_config(settings: Settings, graph: str) -> Any:
 
 
 def _size(settings: Settings, opened: Opened) -> int:
-    """Returns a size that suits the model: narrow autoencoders were trained on small pictures."""
-    widest = max(opened.configs["vae"].block_out_channels)
-    return settings.size or (_SMALL_SIZE if widest < _SMALL_AUTOENCODER else _USUAL_SIZE)
+    """Returns a size that suits the model."""
+    return settings.size or (_SMALL_SIZE if _is_small(opened) else _USUAL_SIZE)
+
+
+def _usual(opened: Opened) -> Usual:
+    return SMALL if _is_small(opened) else Usual()
+
+
+def _is_small(opened: Opened) -> bool:
+    """Returns whether a model is of small pictures: narrow autoencoders were trained on them."""
+    return max(opened.configs["vae"].block_out_channels) < _SMALL_AUTOENCODER
 
 
 def _check_embedded(paths: list[str]) -> None:

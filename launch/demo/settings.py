@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from configs.common import SCENES_SAMPLING
-from sd_jax.embedded import is_embedded
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -74,29 +71,3 @@ class Settings:
     def takes_photos(self) -> bool:
         """Whether the local fuser's maps can be made of photos."""
         return self.local_condition == "canny" or bool(self.depth_estimator)
-
-
-@dataclasses.dataclass(frozen=True)
-class Usual:
-    """How a model is sampled unless a request says otherwise; the defaults are Stable Diffusion's.
-
-    Attributes:
-      guidance_scale: of the text.
-      sampler: one of `sd_jax.samplers.SAMPLERS`.
-      spacing: of its timesteps.
-    """
-
-    guidance_scale: float = 7.5
-    sampler: str = "ddim"
-    spacing: str = "leading"
-
-
-def usual_of(checkpoint: str) -> Usual:
-    """Returns how a checkpoint is sampled: the weights that ship with the project as measured.
-
-    Args:
-      checkpoint: paths, joined by commas.
-    """
-    if not any(is_embedded(item.strip()) for item in checkpoint.split(",")):
-        return Usual()
-    return Usual(**{field.name: SCENES_SAMPLING[field.name] for field in dataclasses.fields(Usual)})

@@ -16,12 +16,13 @@ from launch.demo import compose_run, draw_run
 from launch.demo.compose_request import PICTURES, read_compose_request, value_names
 from launch.demo.fields import Fields
 from launch.demo.folders import Folders
-from launch.demo.models import Composing, Graph, find_composing, find_drawing
-from launch.demo.settings import Limits, Settings, Usual, usual_of
+from launch.demo.models import Composing, Graph, Usual, find_composing, find_drawing
+from launch.demo.settings import Limits, Settings
 from launch.loaded import LoadedModels
 from launch.setting_checks import RequestError
 
 SIZE = 64
+STABLE_DIFFUSION = Usual()
 
 
 def settings_of(folder: Path, **changes: Any) -> Settings:
@@ -45,7 +46,9 @@ class Given:
         Image.fromarray(values).save(path)
         return {"path": str(path)}
 
-    def config(self, monkeypatch, layers: int = 2, **changes: Any) -> Any:
+    def config(
+        self, monkeypatch, layers: int = 2, usual: Usual = STABLE_DIFFUSION, **changes: Any
+    ) -> Any:
         """Returns the config that sampling would get."""
         values: dict[str, Any] = {
             **{"prompt": "a ball", "negative_prompt": None, "photo_rule": "v2", "seed": 3},
@@ -60,7 +63,7 @@ class Given:
             {**values, **changes},
             Fields(self.settings.limits, self.folders),
             self.settings,
-            Composing(layers, True, True, SIZE),
+            Composing(layers, True, True, SIZE, usual),
         )
         monkeypatch.setattr(compose_run, "sample_from_config", lambda config, models: config)
         folder = self.folders.new_request()
@@ -240,7 +243,9 @@ def test_a_checkpoint_that_cannot_draw_says_why(tmp_path, checkpoint):
     assert any("none" in reason for reason in drawing.reasons)
 
 
-def test_the_page_stands_at_what_suits_the_weights():
-    assert usual_of("sd.ckpt, clip/") == Usual(7.5, "ddim", "leading")
-    for checkpoint in ("scenes", "scenes-three", "runs/local, scenes-prior"):
-        assert usual_of(checkpoint) == Usual(3.0, "dpmpp_2m", "trailing")
+def test_a_model_of_small_pictures_is_sampled_as_it_was_measured(tmp_path, monkeypatch):
+    small = find_composing(settings_of(tmp_path, checkpoint="scenes")).usual
+    assert small == Usual(3.0, "dpmpp_2m", "trailing")
+    given = Given(tmp_path)
+    assert given.config(monkeypatch).spacing == "leading"
+    assert given.config(monkeypatch, usual=small).spacing == "trailing"
