@@ -63,6 +63,7 @@ SCALES = {
         "distill_every": 10,
         "adapter_layers": 1,
         "adapter_text": 64,
+        "parent_latents": "clean",
     },
 }
 
@@ -84,6 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.adapter_layers = 2  # blocks in each level of new adapters; upstream has 2
     config.adapter_text = 0  # width in which new adapters translate the text too; 0 if they do not
     config.adapter_start = "zero"  # new adapters change nothing at first, or random: as upstream
+    config.parent_latents = ""  # noisy (of t - 1), or clean; as in init, new adapters noisy
     config.null_parents = 0.2  # probability that a parent is hidden, for each on its own
     config.distill_weight = 0.1  # of the attention distillation (eq. 7); 0 leaves it out
     config.distill_every = 1  # steps from one distillation to the next

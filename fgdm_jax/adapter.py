@@ -45,6 +45,8 @@ class AdapterConfig:
       text_dim: width of the text encoder's states, for an adapter that translates them; None for
         one that leaves the text as it is.
       text_channels: width inside the translation.
+      clean_parents: whether it was trained on the clean latents of its parents, as upstream's code
+        does, and so waits for them; else on those of their noise of t - 1, as in the paper.
 
     Raises:
       ValueError: only one of the two widths of the translation is given.
@@ -58,6 +60,7 @@ class AdapterConfig:
     zero_convs: bool = False
     text_dim: int | None = None
     text_channels: int = 0
+    clean_parents: bool = False
 
     def __post_init__(self) -> None:
         if (self.text_dim is None) != (self.text_channels == 0):

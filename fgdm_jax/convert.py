@@ -124,6 +124,7 @@ def _config(
         zero_convs=is_in(shapes, f"{prefix}zero_convs."),
         text_dim=None if text is None else text[1],
         text_channels=0 if text is None else text[0],
+        clean_parents=bool(hints.get("clean_parents", False)),
     )
 
 
@@ -140,6 +141,8 @@ def _folder_json(config: AdapterConfig) -> dict[str, Any]:
     }
     if config.time_embed_dim is not None:
         content["norm_num_groups"] = config.norm_num_groups
+    if config.clean_parents:
+        content["clean_parents"] = True
     return content
 
 

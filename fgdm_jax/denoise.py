@@ -38,8 +38,9 @@ def predict_noise(
       latents: noisy latents of the variable; height and width multiples of 8.
       timesteps: 0 to 999, one per image or one for all.
       text_embeddings: last hidden state of the text encoder.
-      parents: latents of the variable's parents, [b h w 4] each or joined along the channels in the
-        order of the parents; resized if their size is another. Without them the adapter sees
+      parents: latents of the variable's parents, those that the adapter was trained on
+        (`AdapterConfig.clean_parents`), [b h w 4] each or joined along the channels in the order of
+        the parents; resized if their size is another. Without them the adapter sees
         `latents` (the first factor).
       variable: whose factor; None is plain Stable Diffusion.
       dtype: type of the computation; norms, softmax and the result stay float32.

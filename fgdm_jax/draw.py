@@ -1,7 +1,7 @@
 """Text and a graph -> the latents of all its variables: the jitted programs of sampling.
 
     text -> keys and values, once for all factors that read it alike
-    for each group of factors (`graph.groups`):
+    for each group of factors (`drawn_groups`):
         maps of parents -> hints of ControlNets, once
         joint steps, in a few calls of one compiled program
     latents -> pictures
@@ -15,19 +15,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from fgdm_jax.controlled import controlnet_denoise_fn, precompute_hint
+from fgdm_jax.convert import adapter_name
 from fgdm_jax.denoise import factor_denoise_fn
 from fgdm_jax.graph import Factor, FactorGraph, Mode, groups, sampling_order
 from fgdm_jax.networks import precompute_text, translates
 from fgdm_jax.runs import FactorDenoiseFn, FactorRun
 from fgdm_jax.sampling import (
-    HandOver,
     JointState,
+    ParentLatents,
     guided_factor,
     hand_over,
     initial_joint_state,
@@ -43,6 +44,10 @@ from sd_jax.typing import Array, Dtype, Float, KeyArray
 
 Sizes = Mapping[str, tuple[int, int]]
 
+HandOver: TypeAlias = Literal["trained", "latents", "x0"]
+"""Which latents of their parents adapters see: those that each was trained on, or the same for all
+(`sampling.hand_over`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
@@ -55,7 +60,8 @@ class Drawing:
       guidance_scales: of the text, by variable; variables that are not named have none. They cost
         twice as much with one.
       mode: "joint" or "sequential" (`graph.groups`).
-      what: which latents of their parents adapters see (`sampling.hand_over`).
+      what: which latents of their parents adapters see. Those trained on clean ones see them when
+        the parents are done; "x0" for all shows in a joint run what they are predicted to be.
       conditioning_scale: of the residuals of ControlNets.
       dtype: type of the computation.
       attention_implementation: see `sd_jax.attention.attention`.
@@ -66,7 +72,7 @@ class Drawing:
     tables: Mapping[str, SamplerTable]
     guidance_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
     mode: Mode = "joint"
-    what: HandOver = "latents"
+    what: HandOver = "trained"
     conditioning_scale: float = 1.0
     dtype: Dtype = jnp.float32
     attention_implementation: Implementation = "auto"
@@ -110,7 +116,7 @@ def draw(
     texts = _texts(model, drawing, order, text_embeddings, negative_embeddings)
     factors: dict[str, SamplerState] = {}
     kept: dict[str, Array] = {}
-    for group in groups(order, drawing.mode):
+    for group in drawn_groups(model, drawing, order):
         hints = {
             factor.variable: _hint(model, factor, drawing, given, pictures or {}, texts)
             for factor in group
@@ -121,6 +127,26 @@ def draw(
         kept |= state.kept
         given |= {name: item.latents for name, item in state.factors.items()}
     return JointState(factors, kept)
+
+
+def drawn_groups(model: Model, drawing: Drawing, order: FactorGraph) -> tuple[FactorGraph, ...]:
+    """Returns the factors in groups that are drawn one after the other, each by joint steps.
+
+    Args:
+      model: from `fgdm_jax.load`.
+      drawing: how.
+      order: of `graph.sampling_order`.
+    """
+    waiting = [f.variable for f in order if drawing.what == "trained" and _sees_clean(model, f)]
+    return groups(order, drawing.mode, waiting)
+
+
+def _sees_clean(model: Model, factor: Factor) -> bool:
+    """Returns whether a factor is an adapter that was trained on its parents' clean latents."""
+    if factor.kind != "adapter" or not factor.parents:
+        return False
+    adapter = getattr(model.config, adapter_name(factor.variable))
+    return adapter is not None and adapter.clean_parents
 
 
 def _draw_group(
@@ -242,7 +268,8 @@ def _denoiser(
         precomputed=precomputed,
         **shared,
     )
-    return hand_over(plain, factor.parents, what)
+    trained: ParentLatents = "x0" if _sees_clean(model, factor) else "latents"
+    return hand_over(plain, factor.parents, trained if what == "trained" else what)
 
 
 def _texts(

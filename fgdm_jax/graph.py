@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 VARIABLES = (
@@ -207,7 +207,9 @@ def sampling_order(
     return tuple(order)
 
 
-def groups(order: FactorGraph, mode: Mode) -> tuple[FactorGraph, ...]:
+def groups(
+    order: FactorGraph, mode: Mode, waiting: Collection[str] = ()
+) -> tuple[FactorGraph, ...]:
     """Returns the factors in groups that are sampled one after the other.
 
     "sequential" draws each variable to the end before the next. "joint" lets as many as possible
@@ -216,11 +218,12 @@ def groups(order: FactorGraph, mode: Mode) -> tuple[FactorGraph, ...]:
     at every step, and before the last there are none, only latents, noisy or predicted. Decoding
     predictions would cost a pass of the autoencoder in every step and show the network blurred
     maps that it was not trained on. So it begins when its parents are done; adapters on what it
-    draws advance with it.
+    draws advance with it. The same holds for adapters that were trained on clean latents.
 
     Args:
       order: of `sampling_order`; parents that are not in it count as given.
       mode: "sequential" or "joint".
+      waiting: variables of adapters that begin when their parents are done.
 
     Raises:
       ValueError: the mode is unknown.
@@ -232,7 +235,7 @@ def groups(order: FactorGraph, mode: Mode) -> tuple[FactorGraph, ...]:
     group_of: dict[str, int] = {}
     for factor in order:
         latest = max((group_of.get(parent, -1) for parent in factor.parents), default=-1)
-        after = factor.kind in _KINDS_OF_IMAGES
+        after = factor.kind in _KINDS_OF_IMAGES or factor.variable in waiting
         group_of[factor.variable] = latest + 1 if after else max(latest, 0)
     return tuple(
         tuple(factor for factor in order if group_of[factor.variable] == index)

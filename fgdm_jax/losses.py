@@ -2,6 +2,7 @@
 
     each variable   image -> latents -> noisy latents of timestep t, and of t - 1 for its children
     each factor     noisy latents, text, parents' latents of t - 1 -> error of the predicted noise
+                    (clean ones for adapters that say so: `AdapterConfig.clean_parents`)
     first factors   and the distance of their attention from the prior's (eq. 7), every n-th step
 
 All variables of an example share its timestep, as they do when they are drawn together.
@@ -224,7 +225,11 @@ class GraphLoss:
             hint = (batch[parent] / 2 + 0.5) * column(seen[parent], 4)
             return ControlledNetworks(model, self.settings)(latents, timesteps, text, hint)
         networks = FactorNetworks(model, factor.variable, self.settings)
-        parents = [noisy[name].before * column(seen[name], 4) for name in factor.parents]
+        is_clean = networks.adapter is not None and networks.adapter.clean_parents
+        parents = [
+            (noisy[name].x0 if is_clean else noisy[name].before) * column(seen[name], 4)
+            for name in factor.parents
+        ]
         return networks(latents, timesteps, text, parents or None)
 
     def _distilled(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgdm_jax.convert import components
-from fgdm_jax.draw import Drawing
+from fgdm_jax.draw import Drawing, HandOver
 from fgdm_jax.drawn import Drawn, clean_picture
 from fgdm_jax.given import enlarged
 from fgdm_jax.graph import Factor, Mode
@@ -45,7 +45,6 @@ from fgdm_jax.pipeline_checks import (
     model_problems,
     number_problems,
 )
-from fgdm_jax.sampling import HandOver
 from fgdm_jax.scores import Palette, score_draws, unscored
 from sd_jax.encoding import encode_prompts
 from sd_jax.load import cast_params, open_each
@@ -114,7 +113,7 @@ class FactorGraphDiffusion:
         sampler: str = "dpmpp_2m",
         spacing: Spacing = "trailing",
         mode: Mode = "joint",
-        hand_over: HandOver = "latents",
+        hand_over: HandOver = "trained",
         keep_steps: Sequence[int] = (),
         batch_size: int | None = None,
         report: Callable[[int], object] | None = None,
@@ -143,8 +142,9 @@ class FactorGraphDiffusion:
           sampler: see `sd_jax.samplers`.
           spacing: of the timesteps; see `sd_jax.schedule`.
           mode: "joint", or "sequential": one variable after the other.
-          hand_over: what children see of their parents: "latents", noisy as in training, or "x0",
-            predicted clean ones, for which the released weights were trained.
+          hand_over: what children see of their parents: what each was "trained" on, "latents",
+            noisy ones of the same step, or "x0", predicted clean ones, on which the released
+            weights were trained without saying so.
           keep_steps: steps, from 0, after which predictions are kept.
           batch_size: draws on the device at once; all of them unless given.
           report: called with the number of steps done since the last call.

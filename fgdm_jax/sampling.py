@@ -30,7 +30,7 @@ from sd_jax.guidance import guided
 from sd_jax.sampling import SamplerState, SamplerTable, initial_noise, initial_state, sampler_step
 from sd_jax.typing import Array, Float, KeyArray
 
-HandOver: TypeAlias = Literal["latents", "x0"]
+ParentLatents: TypeAlias = Literal["latents", "x0"]
 
 
 class JointState(NamedTuple):
@@ -225,7 +225,7 @@ def joint_history(
 def hand_over(
     denoise: Callable[[Array, Array, list[Array] | None], Array],
     parents: Sequence[str],
-    what: HandOver = "latents",
+    what: ParentLatents = "latents",
 ) -> FactorDenoiseFn:
     """Returns a factor's denoiser from one that takes the latents of its parents as a list.
 

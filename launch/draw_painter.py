@@ -11,8 +11,7 @@ import numpy as np
 from cnc_jax.compose import compose_latents
 from cnc_jax.condition import Condition
 from fgdm_jax.decode import depth_of
-from fgdm_jax.draw import Drawing
-from fgdm_jax.graph import groups
+from fgdm_jax.draw import Drawing, drawn_groups
 from fgdm_jax.painter import GraphPainter, filled, keys_of
 from launch.draw_inputs import Given
 from launch.draw_request import DrawRequest
@@ -164,7 +163,7 @@ class Painter:
         order = tuple(factor for factor in self.request.order if factor.variable in wanted)
         return sum(
             max(self._tables[factor.variable].timesteps.shape[0] for factor in group)
-            for group in groups(order, self.request.config.mode)
+            for group in drawn_groups(self.model, self._drawing, order)
         )
 
 

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 from configs.common import split_list
 from configs.sample_fgdm import GRAPHS
+from fgdm_jax.draw import HandOver
 from fgdm_jax.graph import VARIABLES, Factor, FactorGraph, Mode, parse_graph, sampling_order
 from fgdm_jax.graph import unknown_name as unknown_variable
 from fgdm_jax.load import named_paths
-from fgdm_jax.sampling import HandOver
 from fgdm_jax.scores import objects_of
 from input_pipeline.palettes import PALETTE_NAMES, Palette, palette
 from launch.setting_checks import (
@@ -85,7 +85,7 @@ class DrawRequest:
 
     @property
     def is_together(self) -> bool:
-        """Whether the image is drawn beside its maps, all at once."""
+        """Whether images are drawn in the same call as their maps, of every draw one."""
         image = self.image
         return image is not None and image.kind != "cnc" and not self.is_chosen
 

@@ -72,8 +72,8 @@ def main() -> None:
         if _LAYOUT.value == "ldm" and not _OUTPUT.value.endswith(".safetensors"):
             for name in untold_by_shapes(weights, components):
                 print(
-                    "note: a torch file does not tell the attention heads, norm groups and blocks "
-                    f"of {name}, which are not Stable Diffusion's; a .safetensors file does",
+                    "note: a torch file does not tell the attention heads, norm groups, blocks and "
+                    f"latents of parents of {name}, which are not Stable Diffusion's; a .safetensors file does",
                     file=sys.stderr,
                 )
         print(f"wrote {_OUTPUT.value}: {', '.join(weights.configs)}", file=sys.stderr)

@@ -164,8 +164,8 @@ def _drawings() -> list[Part]:
     return [
         Part(
             "chain",
-            "Maps drawn together with the image",
-            "From text alone: segmentation, depth and image are denoised together.",
+            "Maps, and the image that follows them",
+            "From text alone: the segmentation, the depth that fits it, and the image of both.",
             "sample",
             _DRAW.format("chain"),
             {**prompt, **four},

@@ -34,7 +34,7 @@ _MADE_FROM = (
     # The scale of new latents is measured.
     *("data", "eval_data", "sizes", "scenes_seed"),
     *("system", "graph", "trained", "adapter", "adapter_layers", "adapter_start"),
-    "adapter_text",
+    *("adapter_text", "parent_latents"),
     *("tokenizer", "prediction_type", "norm_groups", "latent_channels", "autoencoder_channels"),
     *("autoencoder_layers", "unet_channels", "unet_attention", "unet_layers", "unet_heads"),
     *("text_width", "text_layers", "image_size", "image_patch", "image_width", "image_layers"),

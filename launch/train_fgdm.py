@@ -24,7 +24,11 @@ from launch.train_system import Experiment, Sizes, System
 from sd_jax.network_settings import NetworkSettings
 from sd_jax.tokenizer import load_tokenizer
 
-_CHOICES = {"adapter": ("time", "plain"), "adapter_start": ("zero", "random")}
+_CHOICES = {
+    "adapter": ("time", "plain"),
+    "adapter_start": ("zero", "random"),
+    "parent_latents": ("", "noisy", "clean"),
+}
 _HINT_BLOCK = "controlnet/controlnet_cond_embedding/.*"
 
 

@@ -30,12 +30,14 @@ class Start:
       request: of the run.
       opened: the checkpoints, completing one another.
       new: sizes of adapters that none of them has, by variable.
+      changed: sizes of trained adapters that see other latents of their parents from now on.
       trained: names of the components that are trained, in whole or in part.
     """
 
     request: TrainRequest
     opened: Opened
     new: Mapping[str, AdapterConfig]
+    changed: Mapping[str, AdapterConfig]
     trained: tuple[str, ...]
 
     def write(self, folder: Path) -> str:
@@ -50,6 +52,7 @@ class Start:
             component = adapter_component(variable)
             flat = fresh_params(component, config, self.request.config.seed)
             params[component.name], configs[component.name] = nested_params(flat), config
+        configs |= self.changed
         # What is trained is float32 from the start, so that a run's files have one type.
         for name in self.trained:
             params[name] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params[name])
@@ -69,6 +72,9 @@ class Start:
             parts.append(f"{new} new (seed {self.request.config.seed})")
         if kept:
             parts.append(f"{', '.join(kept)} as they are there, trained further")
+        for name, config in self.changed.items():
+            what = "clean latents" if config.clean_parents else "latents of t - 1"
+            parts.append(f"{name} sees {what} of its parents from now on")
         return "; ".join(parts)
 
 
@@ -120,7 +126,16 @@ def plan_start(
     new = {name: _sizes(config, unet, adapters[name]) for name in absent}
     controlled = [f for f in graph if f.kind == "controlnet" and f.variable in trained]
     names = [*map(adapter_name, adapters), *(["controlnet"] if controlled else [])]
-    return Start(request, opened, new, tuple(names))
+    is_clean = config.parent_latents == "clean"
+    changed = {
+        adapter_name(name): dataclasses.replace(there, clean_parents=is_clean)
+        for name, factor in adapters.items()
+        if factor.parents
+        and config.parent_latents
+        and (there := opened.configs.get(adapter_name(name)))
+        and there.clean_parents != is_clean
+    }
+    return Start(request, opened, new, changed, tuple(names))
 
 
 def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
@@ -132,4 +147,5 @@ def _sizes(config: Any, unet: UNetConfig, factor: Factor) -> AdapterConfig:
         zero_convs=config.adapter_start == "zero",
         text_dim=unet.cross_attention_dim if config.adapter_text else None,
         text_channels=config.adapter_text,
+        clean_parents=config.parent_latents == "clean" and bool(factor.parents),
     )

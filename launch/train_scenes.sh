@@ -27,11 +27,15 @@ export_to() { # runs, folder, components
   python -m launch.make_tokenizer --data=scenes --output="$runs/tokenizer" --max_length=64
 
 # The prior: an ordinary Stable Diffusion.
-train autoencoder prior.py:stage=autoencoder "$@"
-train towers prior.py:stage=towers --config.tokenizer="$runs/tokenizer" "$@"
-train unet prior.py:stage=text_and_unet --config.init="$runs/autoencoder,$runs/towers" "$@"
-train image_tower prior.py:stage=image_tower --config.init="$runs/unet,$runs/towers" "$@"
-train decoder prior.py:stage=decoder --config.init="$runs/unet,$runs/image_tower" "$@"
+train autoencoder prior.py:stage=autoencoder --config.num_steps=8000 "$@"
+train towers prior.py:stage=towers --config.num_steps=400 \
+  --config.tokenizer="$runs/tokenizer" "$@"
+train unet prior.py:stage=text_and_unet --config.num_steps=6500 \
+  --config.init="$runs/autoencoder,$runs/towers" "$@"
+train image_tower prior.py:stage=image_tower --config.num_steps=700 \
+  --config.init="$runs/unet,$runs/towers" "$@"
+train decoder prior.py:stage=decoder --config.num_steps=700 \
+  --config.init="$runs/unet,$runs/image_tower" "$@"
 export_to "$runs/decoder" prior vae,text_encoder,image_encoder,unet
 
 # Compose and Conquer on it: two layers, then the depth of three.
@@ -56,10 +60,10 @@ train_factor() { # name of the run, steps, config, settings
   train "$name" "fgdm.py:factor=$config,scale=scenes" --config.num_steps="$steps" \
     --config.init="$prior" "$@"
 }
-train_factor segmentation 3500 segmentation "$@"
+train_factor segmentation 6500 segmentation "$@"
 train_factor depth 600 chain --config.trained=depth "$@"
 # An image has the colours that its text names.
-train_factor image 600 chain --config.trained=image --config.adapter_text=0 "$@"
+train_factor image 2800 chain --config.trained=image --config.adapter_text=0 "$@"
 # Plain adapters, which are smaller: all weights together shall be.
 train_factor layered 1200 layered --config.adapter=plain "$@"
 small=(--config.adapter=plain --config.adapter_text=32)

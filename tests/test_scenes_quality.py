@@ -29,6 +29,7 @@ from sd_jax.model import Model
 from sd_jax.testing import random_params
 from sd_jax.tokenizer import Tokenizer
 
+TINY = smallest_config().unet
 _FEW = Settings(scenes=3, strengths=(0.0, 1.0), draws=2)
 
 
@@ -41,7 +42,11 @@ def judge():
 def studio():
     small = smallest_config()
     fields = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
-    config = AnyConfig(**fields, adapter_segmentation=adapter_for(small.unet, 1))
+    config = AnyConfig(
+        **fields,
+        adapter_segmentation=adapter_for(small.unet, 1),
+        adapter_image=adapter_for(small.unet, 2),
+    )
     model = Model(*random_params(components_of(), config, 0, ()))
     return Studio(model, Tokenizer.default(), batch_size=2, num_steps=2)
 
@@ -61,7 +66,8 @@ def folder(taken, studio, tmp_path_factory):
 def test_a_whole_model_has_all_figures(taken, folder):
     content = json.loads((folder / "quality.json").read_text())
     assert content["left_out"] == {}
-    for name in ("psnr_image", "caption_both", "occlusion", "look", "leakage", "segmentation_1"):
+    names = ("psnr_image", "caption_both", "occlusion", "look", "leakage", "segmentation_1")
+    for name in (*names, "following"):
         figure = content["figures"][name]
         assert np.isfinite(figure["value"])
         assert figure["scenes"] == 3
@@ -78,7 +84,8 @@ def test_a_whole_model_has_all_figures(taken, folder):
 
 
 def test_contact_sheets_show_every_kind_of_case(folder):
-    for name in ("autoencoder", "captions", "occlusion", "looks", "segmentation"):
+    names = ("autoencoder", "captions", "occlusion", "looks", "segmentation", "following")
+    for name in names:
         with Image.open(folder / f"{name}.png") as sheet:
             assert min(sheet.size) > 300
 
@@ -100,6 +107,7 @@ class Painter(Studio):
 
     answers: ClassVar[dict[str, Any]] = {}
     shown: ClassVar[list[Any]] = []
+    given: ClassVar[dict[str, Any]] = {}
 
     def compose(self, captions, label, condition_of=None, image_guidance_scale=None):
         del captions, condition_of, image_guidance_scale
@@ -109,9 +117,10 @@ class Painter(Studio):
         self.shown[:] = pictures
         return super().exemplars(pictures)
 
-    def maps(self, captions, variable, num_draws, graph=None):
-        del captions, variable, graph
-        yield from self.answers["segmentation"][:num_draws]
+    def maps(self, captions, variable, num_draws, graph=None, given=None):
+        del captions, graph
+        self.given.update(given or {})
+        yield from self.answers[variable][:num_draws]
 
 
 def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
@@ -131,11 +140,14 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
             "looks, strength 1": np.stack([known_pictures.look_inside(trial) for trial in moved]),
             # The first draw shows nothing, the second everything.
             "segmentation": [-np.ones_like(truth), truth],
+            "image": [np.stack([as_picture("image", item["image"]) for item in records])],
+            "maps left out": np.stack([item["image"] for item in records[-1:] + records[:-1]]),
         }
     )
-    names = ["captions", "occlusion", "looks", "segmentation"]
+    names = ["captions", "occlusion", "looks", "segmentation", "following"]
     found = {figure.name: figure for figure in take(names, painter, judge, _FEW).figures}
-    for name in ("caption_place", "caption_colour", "occlusion", "look", "leakage"):
+    names = ("caption_place", "caption_colour", "occlusion", "look", "leakage", "following")
+    for name in names:
         assert found[name].value == found[name].ceiling, name
     assert found["look"].more == {"strength 0": found["look"].floors["the scene itself"]}
     donors = [world.arrays(trial.donor.index) for trial in moved]
@@ -147,6 +159,10 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
         "the model with swapped layers": found["occlusion"].floors["wrong order"],
         "the model with text alone": found["occlusion"].floors["text alone"],
     }
+    assert found["following"].more["overlap"] == found["following"].more["overlap, true images"]
+    assert found["following"].value > found["following"].more["the model with text alone"]
+    np.testing.assert_array_equal(painter.given["segmentation"], truth)
+    assert list(painter.given) == ["segmentation", "depth"]
     assert (found["segmentation_1"].value, found["segmentation_2"].value) == (50, 100)
     assert found["segmentation_1"].more == {"mean recall": 50}
 
@@ -160,7 +176,7 @@ def test_of_a_single_draw_there_is_one_figure(judge):
 
 def test_without_a_model_ceilings_and_floors_are_there(judge, tmp_path):
     taken = take(chosen(["compose", "factors"]), None, judge, _FEW)
-    assert set(taken.left_out) == {"occlusion", "looks", "segmentation"}
+    assert set(taken.left_out) == {"occlusion", "looks", "segmentation", "following"}
     figures = {figure.name: figure for figure in taken.figures}
     assert all(figure.value is None and figure.is_met is None for figure in taken.figures)
     assert figures["occlusion"].ceiling > figures["occlusion"].floors["wrong order"]
@@ -188,6 +204,13 @@ def test_three_layers_are_measured_where_they_can_be(studio):
     changed = dataclasses.replace(studio, model=Model(studio.model.params, config))
     assert MEASURES["occlusion"].problem(changed) == ""
     assert "3 layers" in MEASURES["looks"].problem(changed)
+
+
+def test_images_of_other_parents_are_left_out(studio):
+    config = dataclasses.replace(studio.model.config, adapter_image=adapter_for(TINY, 1))
+    changed = dataclasses.replace(studio, model=Model(studio.model.params, config))
+    assert "1 parents, expected segmentation and depth" in MEASURES["following"].problem(changed)
+    assert MEASURES["following"].problem(studio) == ""
 
 
 def test_pictures_depend_on_their_case_and_not_on_their_batch(studio):

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
             scenes=_SCENES.value,
             world=_WORLD.value,
             strengths=_numbers(_STRENGTHS.value),
-            exemplar=_EXEMPLAR.value,
+            exemplar="foreground" if _EXEMPLAR.value == "foreground" else "image",
             image_guidance_scale=_IMAGE_GUIDANCE.value,
             draws=_DRAWS.value,
             controls=_CONTROLS.value,

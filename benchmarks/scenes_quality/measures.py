@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.scenes_quality.figures import Figure, Result
+from benchmarks.scenes_quality.following import MAPS, following
 from benchmarks.scenes_quality.looks import looks
 from benchmarks.scenes_quality.occlusion import LAYERS, occlusion
 from benchmarks.scenes_quality.prior import autoencoder, captions
@@ -28,12 +29,14 @@ class Measure:
       needs: components of the model.
       take: does it.
       layers: of the fusers, by component, from which one is needed.
+      parents: of an adapter, by component.
     """
 
     group: str
     needs: tuple[str, ...]
     take: Callable[[Studio | None, Judge, Settings], Result]
     layers: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    parents: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def problem(self, studio: Studio) -> str:
         """Returns what keeps a model from being measured; empty if nothing does.
@@ -49,6 +52,11 @@ class Measure:
             if found not in numbers:
                 expected = " or ".join(map(str, numbers))
                 return f"the {component} has {found} layers, expected {expected}"
+        for component, names in self.parents.items():
+            config = studio.model.config
+            seen = getattr(config, component).in_channels // config.unet.in_channels
+            if seen != len(names):
+                return f"the {component} has {seen} parents, expected {' and '.join(names)}"
         return ""
 
 
@@ -65,6 +73,9 @@ MEASURES = {
         {"local_fuser": (2,), "global_fuser": (2,)},
     ),
     "segmentation": Measure("factors", (*_SD, "adapter_segmentation"), segmentation),
+    "following": Measure(
+        "factors", (*_SD, "adapter_image"), following, parents={"adapter_image": MAPS}
+    ),
 }
 """In the order in which they are taken."""
 

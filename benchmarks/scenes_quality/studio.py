@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from sd_jax.encoding import decode_images, encode_prompts
 from sd_jax.load import open_checkpoints
 from sd_jax.model import Model
 from sd_jax.samplers import make_sampler
+from sd_jax.sampling import SamplerTable
 from sd_jax.schedule import make_schedule, sampling_timesteps
 from sd_jax.tokenizer import Tokenizer, load_tokenizer
 from sd_jax.vae import encode_images
@@ -133,14 +134,16 @@ class Studio:
         variable: str,
         num_draws: int,
         graph: FactorGraph | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yields, draw by draw, a map of each caption as a picture in [-1, 1], [n h w 3].
 
         Args:
           captions: what to see.
-          variable: of the map.
+          variable: of the map; "image" for images.
           num_draws: of each caption.
           graph: with the variable; the one factor, without parents, unless given.
+          given: pictures in [-1, 1] of variables that are not drawn, [n h w 3] by variable.
         """
         graph = graph or (Factor(variable),)
         names = [factor.variable for factor in graph]
@@ -150,6 +153,7 @@ class Studio:
             dict.fromkeys(names, self._table()),
             dict.fromkeys(names, self.guidance_scale) if self.guidance_scale != 1 else {},
         )
+        latents = {name: self._latents(pictures) for name, pictures in (given or {}).items()}
         for number in range(num_draws):
             parts = []
             label = f"{variable}, draw {number + 1} of {num_draws}"
@@ -161,6 +165,8 @@ class Studio:
                     self._texts([captions[row] for row in filled]),
                     self._keys([number * len(captions) + row for row in filled]),
                     negative_embeddings=self._texts([""] * len(filled)),
+                    wanted=[variable],
+                    given={name: jnp.asarray(item[filled]) for name, item in latents.items()},
                 )
                 parts.append(self._decoded(state.factors[variable].latents)[: len(rows)])
             yield np.concatenate(parts)
@@ -179,12 +185,19 @@ class Studio:
             parts.append(np.asarray(embeddings)[: len(rows)])
         return np.concatenate(parts)
 
+    def _latents(self, pictures: np.ndarray) -> np.ndarray:
+        parts = []
+        for rows in self._batches(len(pictures), "given maps"):
+            batch = jnp.asarray(pictures[self._filled(rows)])
+            parts.append(np.asarray(_encoded(self.model, batch))[: len(rows)])
+        return np.concatenate(parts)
+
     @property
     def _latents_size(self) -> tuple[int, int]:
         side = SIZE // self.model.config.vae.downsampling
         return side, side
 
-    def _table(self) -> Any:
+    def _table(self) -> SamplerTable:
         schedule = self.model.config.schedule
         timesteps = sampling_timesteps(self.num_steps, schedule.num_train_timesteps, "trailing")
         return make_sampler("dpmpp_2m", make_schedule(schedule), timesteps)
@@ -214,6 +227,11 @@ class Studio:
 
 
 @jax.jit
+def _encoded(model: Model, pictures: jax.Array) -> jax.Array:
+    return encode_images(model.config.vae, model.params["vae"], pictures)
+
+
+@jax.jit
 def _autoencoded(model: Model, pictures: jax.Array) -> jax.Array:
-    latents = encode_images(model.config.vae, model.params["vae"], pictures)
+    latents = _encoded(model, pictures)
     return decode_images(model, latents, dtype=jnp.float32, slice_size=pictures.shape[0])

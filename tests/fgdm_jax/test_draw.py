@@ -59,6 +59,26 @@ def test_sequential_draws_are_calls_one_after_the_other(model, text, keys):
     assert float(jnp.abs(joint["depth"].latents - both["depth"].latents).max()) > 1e-3
 
 
+def test_an_adapter_of_clean_parents_waits_for_them(model, text, keys):
+    adapter = dataclasses.replace(model.config.adapter_depth, clean_parents=True)
+    clean = Model(model.params, dataclasses.replace(model.config, adapter_depth=adapter))
+    drawing = drawing_of(model, "segmentation, depth<segmentation")
+    told: list[str] = []
+    report = lambda names, steps: told.append(names)
+    drawn = draw(clean, drawing, text[0], keys, report=report).factors
+    assert told == ["segmentation", "depth"]
+    asked = dataclasses.replace(drawing, mode="sequential", what="x0")
+    expected = draw(model, asked, text[0], keys).factors
+    for name in ("segmentation", "depth"):
+        np.testing.assert_array_equal(drawn[name].latents, expected[name].latents)
+    # What is asked for holds for all, whatever they were trained on.
+    for what in ("latents", "x0"):
+        same = dataclasses.replace(drawing, what=what)
+        both = [draw(item, same, text[0], keys).factors["depth"].latents for item in (clean, model)]
+        np.testing.assert_array_equal(*both)
+        assert float(jnp.abs(both[0] - drawn["depth"].latents).max()) > 1e-3
+
+
 def test_a_controlnet_sees_the_picture_of_its_parent(model, text, keys):
     drawing = drawing_of(model, "segmentation, image<segmentation:controlnet")
     drawn = draw(model, drawing, text[0], keys).factors

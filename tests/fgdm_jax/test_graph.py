@@ -259,6 +259,16 @@ def test_given_parents_cut_nothing():
     assert groups(order, "joint") == ((LAYERS[2], SEGMENTATION),)
 
 
+def test_adapters_that_wait_begin_when_their_parents_are_done():
+    segmentation, depth, image = CHAIN
+    assert groups(CHAIN, "joint", ["image"]) == ((segmentation, depth), (image,))
+    assert groups(CHAIN, "joint", ["depth"]) == ((segmentation,), (depth, image))
+    assert groups(CHAIN, "joint", ["depth", "image"]) == ((segmentation,), (depth,), (image,))
+    # Nothing has to be waited for.
+    order = sampling_order(CHAIN, given=["segmentation"])
+    assert groups(order, "joint", ["depth"]) == ((depth, image),)
+
+
 def test_an_unknown_mode_is_refused():
     # The tests' check of types would be faster; a config is not checked by it.
     unchecked_groups = inspect.unwrap(groups)

@@ -35,8 +35,10 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(value, theirs[path])
 
 
-def test_blocks_in_a_level_and_groups_are_in_the_folder_or_the_metadata(tmp_path):
-    config = dataclasses.replace(KINDS["time"], layers_per_level=1, norm_num_groups=8)
+def test_what_no_shape_tells_is_in_the_folder_or_the_metadata(tmp_path):
+    config = dataclasses.replace(
+        KINDS["time"], layers_per_level=1, norm_num_groups=8, clean_parents=True
+    )
     model = random_model(FGDMConfig(adapter_depth=config))
     weights = weights_of_model(model.params, {"adapter_depth": config}, ScheduleConfig())
     export_diffusers(weights, COMPONENTS, tmp_path / "folder")

@@ -107,6 +107,32 @@ def test_the_loss_is_the_sum_of_the_factors_errors(model, batch, keys):
     assert float(value) == pytest.approx(sum(expected.values()), rel=1e-5)
 
 
+def test_an_adapter_may_learn_from_clean_parents(model, batch, keys):
+    adapter = dataclasses.replace(model.config.adapter_image, clean_parents=True)
+    config = dataclasses.replace(model.config, adapter_image=adapter)
+    _, noisy = quick_jit(loss_of(model, null_parents=0.0))({}, model.params, batch, keys)
+    clean_loss = loss_of(Model(model.params, config), null_parents=0.0)
+    _, clean = quick_jit(clean_loss)({}, model.params, batch, keys)
+    # The others learn as they did.
+    for name in ("loss_segmentation", "loss_depth"):
+        assert float(clean[name].value) == pytest.approx(float(noisy[name].value), rel=1e-6)
+    times = draw(keys, (), 1000).timesteps
+    found = {
+        name: noisy_latents(model, batch, name, keys, times)
+        for name in ("segmentation", "depth", "image")
+    }
+    own = found["image"]
+    prediction = FactorNetworks(model, "image", DEFAULT_SETTINGS)(
+        own.now,
+        times,
+        text_of(model, batch, jnp.float32),
+        [found["segmentation"].x0, found["depth"].x0],
+    )
+    expected = float(jnp.mean((prediction - own.noise) ** 2))
+    assert float(clean["loss_image"].value) == pytest.approx(expected, rel=1e-5)
+    assert float(noisy["loss_image"].value) != pytest.approx(expected, rel=1e-3)
+
+
 def test_a_variable_is_drawn_the_same_whatever_is_beside_it(model, batch, keys):
     alone = loss_of(model, ("segmentation",), (Factor("segmentation"),))
     together = loss_of(model)

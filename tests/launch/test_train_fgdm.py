@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -112,12 +113,44 @@ def test_new_adapters_have_the_blocks_asked_for(tmp_path, prior):
         assert start.new["depth"].layers_per_level == count
 
 
+def test_adapters_remember_which_latents_of_their_parents_they_saw(tmp_path, prior):
+    start = plan(tmp_path / "run", "chain", init=str(prior), parent_latents="clean").start
+    assert {name: size.clean_parents for name, size in start.new.items()} == {
+        "segmentation": False,
+        "depth": True,
+        "image": True,
+    }
+    assert "from now on" not in start.write(tmp_path / "model")
+    for latents, words, is_clean in (
+        ("", None, True),
+        ("clean", None, True),
+        ("noisy", "latents of t - 1", False),
+        ("clean", "clean latents", True),
+    ):
+        init = {"init": str(tmp_path / "model"), "parent_latents": latents}
+        said = plan(tmp_path / "again", "chain", **init).start.write(tmp_path / "other")
+        written = open_converted(tmp_path / "other", COMPONENTS).configs
+        for name in ("adapter_depth", "adapter_image"):
+            assert (f"{name} sees {words} of its parents from now on" in said) == bool(words)
+            assert written[name].clean_parents == is_clean
+        assert "from now on" in said or words is None
+        assert "adapter_segmentation sees" not in said
+        shutil.rmtree(tmp_path / "model")
+        shutil.move(tmp_path / "other", tmp_path / "model")
+    assert (
+        not plan(tmp_path / "new", "chain", init=str(prior), parent_latents="")
+        .start.new["image"]
+        .clean_parents
+    )
+
+
 def test_settings_are_listed_together(tmp_path, prior):
     found = problems(
         tmp_path / "run",
         init=str(prior),
         graph="segmentaton, image<depth",
         adapter="timed",
+        parent_latents="clear",
         null_parents=1.5,
         adapter_layers=0,
         adapter_text=-1,
@@ -128,6 +161,7 @@ def test_settings_are_listed_together(tmp_path, prior):
         "did you mean 'segmentation'",
         "parent 'depth' has no factor",
         "did you mean 'time'",
+        "did you mean 'clean'",
         "null_parents must be a probability",
         "adapter_layers must be at least 1",
         "adapter_text must be at least 0",
