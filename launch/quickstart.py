@@ -3,7 +3,7 @@
     python -m launch.quickstart --output=outputs/quickstart
 
 Composes and draws scenes with the weights that ship with the project, trains for a few steps, and
-writes index.html with all pictures, times and commands. It starts anew where it was stopped.
+writes index.html with all pictures, times and commands. Run again, it does all of it again.
 """
 
 from __future__ import annotations

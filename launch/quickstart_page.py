@@ -15,6 +15,8 @@ from launch.quickstart_parts import Part
 
 _STYLE = "section { margin-bottom: 2.5rem } .time { color: #555; font-size: .85rem }"
 _CHART = (420, 140)
+# Where the commands on the page write to: the parts' own folders hold the runs that it shows.
+_BY_HAND = "by_hand"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,9 @@ def write_page(folder: Path, done: Sequence[Done], count: int, seconds: float) -
         f"<h1>{text(title)}</h1>",
         f"<p>Drawn and trained on this machine ({text(device)}, {os.cpu_count()} cores) with the "
         f"weights that ship with the project: {state} in {seconds:.0f} s. Each command can be run "
-        "by itself; <code>--help</code> lists its settings.</p>",
+        "by itself, in the project's folder after <code>source .venv/bin/activate</code>, and writes "
+        f"to <code>{text(str(folder / _BY_HAND))}</code>; <code>--help</code> lists its "
+        "settings.</p>",
         *(_section(item) for item in done),
     ]
     path = folder / "index.html"
@@ -67,7 +71,7 @@ def _section(done: Done) -> str:
         shown = f'<img src="{png_address(sheet)}" alt="{text(part.title)}">'
     return (
         f"<section><h2>{text(part.title)}</h2><p>{text(part.text)}</p>{shown}"
-        f"<pre>{text(part.words(done.folder))}</pre>"
+        f"<pre>{text(part.words(done.folder.parent / _BY_HAND / part.name))}</pre>"
         f'<p class="time">{done.seconds:.1f} s, with loading and compiling</p></section>'
     )
 

@@ -6,6 +6,7 @@
 #
 # On a GPU add --config.dtype=bfloat16. The model cards in sd_jax/data/scenes tell times and quality.
 set -euo pipefail
+shopt -s nullglob
 
 runs=${1:-runs/scenes}
 shift || true
@@ -19,8 +20,16 @@ train() { # name of the run, config, settings
 }
 
 export_to() { # runs, folder, components
+  local made="$runs/export/$2"
   python -m launch.export --checkpoint="$1" --layout=diffusers --dtype=float16 \
-    --output="$weights/$2" --only="$3" --overwrite
+    --output="$made" --only="$3" --overwrite
+  # The prior has the tokenizer for all.
+  [ "$2" = prior ] || rm -rf "$made/tokenizer"
+  # Part by part: the model card stays.
+  for part in "$made"/*; do
+    rm -rf "${weights:?}/$2/${part##*/}"
+    cp -r "$part" "$weights/$2/"
+  done
 }
 
 [ -d "$runs/tokenizer" ] ||

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from benchmarks.scenes_quality.depths import depths
+from benchmarks.scenes_quality.following import following
 from benchmarks.scenes_quality.looks import looks
 from benchmarks.scenes_quality.occlusion import occlusion
 from benchmarks.scenes_quality.prior import as_picture
@@ -84,6 +88,16 @@ def test_segmentations_show_what_the_prompt_asks_for(studio, judge):
     value = values_of(segmentation(studio, judge, _SETTINGS))
     assert value["segmentation_1"] > 55
     assert value["segmentation_4"] > 65
+
+
+def test_images_and_depth_follow_their_parents(studio, judge):
+    (image,) = following(studio, judge, dataclasses.replace(_SETTINGS, controls=True)).figures
+    assert image.value > 60
+    assert image.value > image.more["the model with text alone"] + 10
+    for figure in depths(studio, judge, _SETTINGS).figures:
+        assert figure.value < 0.9 * figure.floors["true maps of other scenes"]
+    for name in ("depth", "background_depth", "image"):
+        assert getattr(studio.model.config, f"adapter_{name}").clean_parents
 
 
 @pytest.mark.parametrize("name", _MAPS)

@@ -45,6 +45,8 @@ def studio():
     config = AnyConfig(
         **fields,
         adapter_segmentation=adapter_for(small.unet, 1),
+        adapter_depth=adapter_for(small.unet, 1),
+        adapter_background_depth=adapter_for(small.unet, 1),
         adapter_image=adapter_for(small.unet, 2),
     )
     model = Model(*random_params(components_of(), config, 0, ()))
@@ -67,10 +69,11 @@ def test_a_whole_model_has_all_figures(taken, folder):
     content = json.loads((folder / "quality.json").read_text())
     assert content["left_out"] == {}
     names = ("psnr_image", "caption_both", "occlusion", "look", "leakage", "segmentation_1")
-    for name in (*names, "following"):
+    for name in (*names, "following", "error_depth", "error_background_depth"):
         figure = content["figures"][name]
         assert np.isfinite(figure["value"])
-        assert figure["scenes"] == 3
+        # Of a scene, several solids are looked for in images.
+        assert figure["scenes"] > 3 if name == "following" else figure["scenes"] == 3
     occlusion = content["figures"]["occlusion"]
     assert set(occlusion["more"]) == {
         "the model with swapped layers",
@@ -85,7 +88,7 @@ def test_a_whole_model_has_all_figures(taken, folder):
 
 def test_contact_sheets_show_every_kind_of_case(folder):
     names = ("autoencoder", "captions", "occlusion", "looks", "segmentation", "following")
-    for name in names:
+    for name in (*names, "depth", "background_depth"):
         with Image.open(folder / f"{name}.png") as sheet:
             assert min(sheet.size) > 300
 
@@ -129,6 +132,13 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
     records = [world.arrays(index) for index in range(3)]
     hidden, moved = (list(itertools.islice(kind(1), 3)) for kind in (occlusions, transfers))
     truth = np.stack([as_picture("segmentation", item["segmentation"]) for item in records])
+    depths = {
+        name: np.stack([as_picture(name, item[name]) for item in rows])
+        for name, rows in (
+            ("depth", records),
+            ("background_depth", records[1:] + records[:1]),
+        )
+    }
     painter = Painter(studio.model, studio.tokenizer, batch_size=2)
     painter.answers.update(
         {
@@ -141,10 +151,12 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
             # The first draw shows nothing, the second everything.
             "segmentation": [-np.ones_like(truth), truth],
             "image": [np.stack([as_picture("image", item["image"]) for item in records])],
+            # Depth is right, background depth that of the scene before.
+            **{name: [depth] for name, depth in depths.items()},
             "maps left out": np.stack([item["image"] for item in records[-1:] + records[:-1]]),
         }
     )
-    names = ["captions", "occlusion", "looks", "segmentation", "following"]
+    names = ["captions", "occlusion", "looks", "segmentation", "depths", "following"]
     found = {figure.name: figure for figure in take(names, painter, judge, _FEW).figures}
     names = ("caption_place", "caption_colour", "occlusion", "look", "leakage", "following")
     for name in names:
@@ -162,7 +174,11 @@ def test_figures_are_the_verdicts_on_what_was_drawn(studio, judge):
     assert found["following"].more["overlap"] == found["following"].more["overlap, true images"]
     assert found["following"].value > found["following"].more["the model with text alone"]
     np.testing.assert_array_equal(painter.given["segmentation"], truth)
-    assert list(painter.given) == ["segmentation", "depth"]
+    np.testing.assert_array_equal(painter.given["depth"], depths["depth"])
+    assert set(painter.given) == {"segmentation", "foreground_depth", "depth"}
+    assert found["error_depth"].value == 0
+    wrong = found["error_background_depth"]
+    assert wrong.value == wrong.floors["true maps of other scenes"] > 1
     assert (found["segmentation_1"].value, found["segmentation_2"].value) == (50, 100)
     assert found["segmentation_1"].more == {"mean recall": 50}
 
@@ -176,7 +192,7 @@ def test_of_a_single_draw_there_is_one_figure(judge):
 
 def test_without_a_model_ceilings_and_floors_are_there(judge, tmp_path):
     taken = take(chosen(["compose", "factors"]), None, judge, _FEW)
-    assert set(taken.left_out) == {"occlusion", "looks", "segmentation", "following"}
+    assert set(taken.left_out) == set(MEASURES) - {"autoencoder", "captions"}
     figures = {figure.name: figure for figure in taken.figures}
     assert all(figure.value is None and figure.is_met is None for figure in taken.figures)
     assert figures["occlusion"].ceiling > figures["occlusion"].floors["wrong order"]

@@ -25,7 +25,7 @@ class Figure:
       name: for `quality.json`.
       title: for people.
       unit: "%" or "dB".
-      scenes: how many it is the mean of.
+      scenes: cases that it is the mean of: scenes, or what is looked for in them.
       value: of the model; None without one.
       target: that the project has set.
       at_most: whether less is better, and the target is the most that is allowed.

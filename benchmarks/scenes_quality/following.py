@@ -48,8 +48,14 @@ class Case:
           image: uint8 [h w 3].
         """
         seen = judge.paint(image) >= 0
-        regions = [self.instances == number + 1 for number in range(len(self.scene.objects))]
-        return [bool(seen[region].mean() >= _MOST) for region in regions if region.sum() >= _LEAST]
+        return [bool(seen[region].mean() >= _MOST) for region in self.looked_for]
+
+    @property
+    def looked_for(self) -> list[np.ndarray]:
+        """The pixels of each solid that shows enough of them."""
+        numbers = range(1, len(self.scene.objects) + 1)
+        regions = [self.instances == number for number in numbers]
+        return [region for region in regions if region.sum() >= _LEAST]
 
     def overlap(self, judge: Judge, image: np.ndarray) -> float:
         """Returns the overlap (intersection over union) of solids in the maps and in the image.
@@ -79,7 +85,7 @@ def following(studio: Studio | None, judge: Judge, settings: Settings) -> Result
         "following",
         "solids of given maps where the image has one",
         "%",
-        len(records),
+        sum(len(case.looked_for) for case in cases),
         ceiling=_percent(judge, cases, right),
         floors={"true images of other scenes": _percent(judge, cases, np.roll(right, -1, 0))},
         more={"overlap, true images": _overlap(judge, cases, right)},

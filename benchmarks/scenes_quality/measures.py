@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from benchmarks.scenes_quality.depths import PARENTS, depths
 from benchmarks.scenes_quality.figures import Figure, Result
 from benchmarks.scenes_quality.following import MAPS, following
 from benchmarks.scenes_quality.looks import looks
@@ -73,6 +74,12 @@ MEASURES = {
         {"local_fuser": (2,), "global_fuser": (2,)},
     ),
     "segmentation": Measure("factors", (*_SD, "adapter_segmentation"), segmentation),
+    "depths": Measure(
+        "factors",
+        (*_SD, *(f"adapter_{name}" for name in PARENTS)),
+        depths,
+        parents={f"adapter_{name}": (parent,) for name, (parent, _) in PARENTS.items()},
+    ),
     "following": Measure(
         "factors", (*_SD, "adapter_image"), following, parents={"adapter_image": MAPS}
     ),

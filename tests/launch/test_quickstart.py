@@ -87,6 +87,9 @@ def test_the_page_holds_pictures_commands_and_losses(parts, tmp_path):
     assert page.count('<img src="data:image/png;base64,') == 1
     for part in (sample, train):
         assert part.title in page
+        # A command on the page starts a run of its own: that of the page is over.
+        assert f"={tmp_path}/by_hand/{part.name}" in page
+        assert f"={tmp_path}/{part.name}" not in page
     # It opens offline.
     assert "http" not in page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fgdm_jax.draw import draw
 from fgdm_jax.scores import Scores
 from input_pipeline.palettes import palette
 from launch.drawing import draw_from_config
+from launch.progress import listening
 from launch.sampling import sample_from_config
 from tests.launch.tiny_graph import SETTINGS, any_config, drawn, pixels, record, saved
 
@@ -166,6 +168,21 @@ def test_a_chain_is_drawn_together_or_one_after_the_other(checkpoint, tmp_path):
     name = "000001_segmentation.png"
     np.testing.assert_array_equal(pixels(joint, name), pixels(separate, name))
     assert (pixels(joint, "000001.png") != pixels(separate, "000001.png")).any()
+
+
+def test_an_image_of_clean_parents_is_drawn_after_them(checkpoint, tmp_path):
+    config = any_config()
+    image = dataclasses.replace(config.adapter_image, clean_parents=True)
+    clean = saved(tmp_path / "clean", dataclasses.replace(config, adapter_image=image))
+    told: list[tuple[int, int]] = []
+    with listening(lambda label, done, total: told.append((done, total))):
+        after = drawn(clean, tmp_path / "after")
+    # Two steps of the maps, then two of the image.
+    assert told[-1] == (4, 4)
+    beside = drawn(checkpoint, tmp_path / "beside")
+    for name in ("000000_segmentation.png", "000000_depth.png"):
+        np.testing.assert_array_equal(pixels(after, name), pixels(beside, name))
+    assert (pixels(after, "000000.png") != pixels(beside, "000000.png")).any()
 
 
 def test_layered_depth_is_composed(checkpoint, tmp_path):

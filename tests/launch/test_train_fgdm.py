@@ -207,6 +207,7 @@ def test_two_factors_learn_and_leave_the_prior_alone(tmp_path, prior):
     workdir = tmp_path / "run"
     plan_ = plan(workdir, "image", **settings)
     with plan_.folder.held(), Run(plan_) as run:
+        assert run._experiment.loss.config.adapter_image.clean_parents
         assert run.train()
     settings = RunFolder(workdir).settings()
     assert settings is not None
@@ -221,6 +222,7 @@ def test_two_factors_learn_and_leave_the_prior_alone(tmp_path, prior):
     for name in ("unet", "vae", "text_encoder"):
         ours, theirs = flat_params(after.read(name)), flat_params(before.read(name))
         assert all(np.array_equal(ours[path], theirs[path]) for path in theirs)
+    assert after.configs["adapter_image"].clean_parents
     start = open_converted(workdir / "model", COMPONENTS)
     for name in ("adapter_segmentation", "adapter_image"):
         ours, theirs = flat_params(after.read(name)), flat_params(start.read(name))
