@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +57,8 @@ class Fields:
         """
         if isinstance(value, bool) or not isinstance(value, int | float):
             return self._refuse(name, value, f"a number from {low:g} to {high:g}", low)
-        if not math.isfinite(value) or not low <= value <= high:
+        # Nothing is made a float before: a whole number may be too large for one.
+        if not low <= value <= high:
             return self._refuse(name, value, f"a number from {low:g} to {high:g}", low)
         return float(value)
 
