@@ -83,6 +83,8 @@ def _prepare_environment(settings: Settings) -> None:
         GRADIO_TEMP_DIR=str(settings.workdir),
         GRADIO_EXAMPLES_CACHE=str(settings.workdir / "examples"),
         GRADIO_SHARE="False",
+        # Gradio imports matplotlib, which keeps a list of fonts.
+        MPLCONFIGDIR=str(settings.workdir / "matplotlib"),
     )
     # Gradio asks its own server whether it is there, which no proxy may answer.
     for name in ("NO_PROXY", "no_proxy"):

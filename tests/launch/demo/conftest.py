@@ -32,6 +32,14 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     stop(running)
 
 
+@pytest.fixture
+def _unharmed(server: Server) -> Iterator[None]:
+    """A test fails if the page does not answer after it, or has written anything elsewhere."""
+    yield
+    assert server.is_alive()
+    assert server.written_outside() == []
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:

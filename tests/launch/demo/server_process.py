@@ -131,9 +131,11 @@ class Server:
                 if line.startswith("data: "):
                     yield json.loads(line.removeprefix("data: "))
 
-    def call(self, event: dict[str, Any], data: Any, **more: Any) -> dict[str, Any]:
+    def call(
+        self, event: dict[str, Any], data: Any, *, session: str = "", **more: Any
+    ) -> dict[str, Any]:
         """Sends an event to its end; returns the last message about it."""
-        session = uuid.uuid4().hex
+        session = session or uuid.uuid4().hex
         joined = self.join(event, data, session, **more)
         if joined.status_code != 200:
             return {"status": joined.status_code, "text": joined.text}
@@ -152,6 +154,19 @@ class Server:
         (path,) = answer.json()
         return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
+    def written_outside(self) -> list[Path]:
+        """Returns what the process wrote beside its folder; its own places were empty at first.
+
+        Compiled programs may lie in the home folder, and its log is ours.
+        """
+        folder = self.workdir.parent
+        known = (self.workdir, self.log, folder / "home" / ".cache" / "cnc_fgdm_jax")
+        return [
+            path
+            for path in folder.rglob("*")
+            if not path.is_dir() and not any(path.is_relative_to(place) for place in known)
+        ]
+
     def is_alive(self) -> bool:
         page = self.client.get("/")
         return page.status_code == 200 and self.process.poll() is None
@@ -167,8 +182,9 @@ def free_port() -> int:
 
 
 def start(checkpoint: Path, folder: Path, *arguments: str) -> Server:
-    """Starts `python -m launch.demo` and waits until it answers."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Starts `python -m launch.demo` in empty folders and waits until it answers."""
+    for name in ("current", "home", "temporary"):
+        (folder / name).mkdir(parents=True)
     port, workdir, log = free_port(), folder / "work", folder / "log.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -176,8 +192,12 @@ def start(checkpoint: Path, folder: Path, *arguments: str) -> Server:
                 *(sys.executable, "-m", "launch.demo", f"--checkpoint={checkpoint}"),
                 *(f"--port={port}", f"--workdir={workdir}", *arguments),
             ],
-            cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            cwd=folder / "current",
+            env={
+                **{name: value for name, value in os.environ.items() if name[:4] != "XDG_"},
+                **{"HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")},
+                **{"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
         )
