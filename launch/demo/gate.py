@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from launch.demo.folders import Folders
@@ -31,6 +31,8 @@ _JSON_BYTES = 2**18
 _FORM_BYTES = 2**14
 _DEPTH = 20
 _HOSTS = ("127.0.0.1", "localhost")
+# A page of another port of this machine is of the same site.
+_OTHER_SITES = (b"cross-site", b"same-site")
 _HEADERS = (
     (
         b"content-security-policy",
@@ -98,6 +100,10 @@ class Gate:
             return (0, "") if _GET.fullmatch(path) else (404, "not found")
         if method != "POST" or path not in _POST:
             return 404, "not found"
+        if _is_of_another_page(headers):
+            # Forms and uploads are sent without asking; that the answer is kept from the page
+            # that sent them does not undo what they did.
+            return 403, "only this page may send anything here"
         if path == "/gradio_api/upload":
             length = headers.get(b"content-length", b"")
             if not length.isdigit():
@@ -122,6 +128,18 @@ class Gate:
         except RecursionError:
             return "the request is nested too deeply"
         return ""
+
+
+def _is_of_another_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Returns whether a browser says that another page than this one sent a request.
+
+    Programs say nothing of it. The host has been checked, so that it is this page's own; its port
+    is the one that the browser asked, perhaps that of a tunnel.
+    """
+    if headers.get(b"sec-fetch-site") in _OTHER_SITES:
+        return True
+    origin = headers.get(b"origin")
+    return origin is not None and origin != b"http://" + headers[b"host"]
 
 
 def _names_no_stranger(value: dict[str, Any], folders: Folders) -> bool:

@@ -13,6 +13,8 @@ from tests.launch.demo.server_process import ROOT, Server
 
 FILE = {"_type": "gradio.FileData"}
 
+pytestmark = pytest.mark.usefixtures("_unharmed")
+
 
 @pytest.fixture(scope="module")
 def event(server: Server) -> dict[str, Any]:
@@ -22,6 +24,19 @@ def event(server: Server) -> dict[str, Any]:
 @pytest.fixture
 def secret(server: Server) -> Path:
     return server.log
+
+
+@pytest.mark.parametrize(
+    ("button", "field"),
+    [("draw", "palette"), ("draw", "graph"), ("sample", "picked-0"), ("sample", "image-steps")],
+)
+def test_files_of_this_machine_are_not_read_to_draw(server, secret, button, field):
+    event = server.event(button, "click")
+    for path in ("/etc/passwd", str(secret), f"{server.workdir}/../log.txt", "", 7):
+        sent = {"path": path, "meta": FILE}
+        answer = server.call(event, server.values(event, **{field: sent}))
+        assert answer.get("status") == 400, (path, answer)
+        assert "was not uploaded on this page" in answer["text"]
 
 
 @pytest.mark.parametrize("field", ["depth-0", "prompt", "seed", "sampler"])
@@ -149,6 +164,46 @@ def test_pages_of_other_names_are_refused(server):
     policy = server.client.get("/").headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http" not in policy
+
+
+def _sent(server: Server, path: str, headers: dict[str, str]) -> int:
+    """Returns the status of a small upload, or of an event that is none."""
+    if path.endswith("upload"):
+        files = {"files": ("a.png", b"a")}
+        return server.client.post(path, files=files, headers=headers).status_code
+    return server.client.post(path, content=b"{}", headers=headers).status_code
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join"])
+def test_other_pages_send_nothing(server, path):
+    """A form of any page is sent without asking, though its page never sees the answer."""
+    port = int(server.address.rsplit(":", 1)[1])
+    before = sorted(server.workdir.iterdir())
+    for headers in (
+        *({"origin": "https://evil.example"}, {"origin": "null"}, {"origin": ""}),
+        *({"origin": f"http://evil.example:{port}"}, {"origin": f"{server.address}.evil.example"}),
+        # Another port of this machine, and another scheme.
+        *({"origin": f"http://127.0.0.1:{port - 1}"}, {"origin": f"https://127.0.0.1:{port}"}),
+        *({"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}),
+        {"origin": server.address, "sec-fetch-site": "cross-site"},
+    ):
+        assert _sent(server, path, headers) == 403, headers
+    assert sorted(server.workdir.iterdir()) == before
+
+
+def test_the_page_and_programs_may_send(server):
+    port = server.address.rsplit(":", 1)[1]
+    own = f"http://localhost:{port}"
+    for headers in (
+        {},
+        {"origin": server.address, "sec-fetch-site": "same-origin"},
+        {"origin": own, "host": f"localhost:{port}"},
+        # Through a tunnel from another port.
+        {"origin": "http://localhost:8000", "host": "localhost:8000"},
+    ):
+        assert _sent(server, "/gradio_api/upload", headers) == 200, headers
+        # Let in, and found to name no event.
+        assert _sent(server, "/gradio_api/queue/join", headers) == 422, headers
 
 
 @pytest.mark.parametrize(
