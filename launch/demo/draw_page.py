@@ -23,6 +23,7 @@ from launch.demo.draw_run import (
     Drawn,
     draw_image,
     draw_maps,
+    maps_to_keep,
     read_draw_settings,
     read_image_settings,
 )
@@ -254,7 +255,8 @@ def _connect_pick(every: _Parts) -> None:
             )
         text = (
             f"**Seed {seed}** is picked. Its maps can be downloaded, edited in any program and put "
-            "back here; one that is taken away is drawn anew from the rest."
+            "back here; one that is taken away is drawn anew from the text and what it was drawn "
+            "from, and so are those that were drawn from it."
         )
         return [seed, text, gr.Button(interactive=True), *maps, *buttons]
 
@@ -288,7 +290,7 @@ def _connect_sample(page: Page, fields: dict[str, Any], every: _Parts) -> None:
         except RequestError as error:
             yield _update(names, sample_status=failure(str(error)))
             return
-        given = {name: path for name, path in maps.items() if path is not None}
+        given = maps_to_keep(drawn, seed, maps)
         found["seed"] = min(seed, 2**32 - found["num_images"])
         work = lambda folder: draw_image(drawn, given, found, settings, folder, page.models)
         async for job, said, pictures in page.follow(session, work):

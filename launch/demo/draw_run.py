@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fgdm_jax.compliance import recall_table
+from fgdm_jax.graph import parse_graph, sampling_order
 from input_pipeline.image_files import open_picture
 from input_pipeline.palettes import PALETTE_NAMES
 from launch.demo.compose_request import SAMPLER_NAMES
@@ -133,6 +134,27 @@ def draw_maps(
     return draw_from_config(config, models)
 
 
+def maps_to_keep(drawn: Drawn, seed: int, maps: Mapping[str, Path | None]) -> dict[str, Path]:
+    """Returns the maps of a set that an image is sampled from.
+
+    What was drawn from a map that is taken away may contradict the one that is drawn in its
+    place, so it goes too. What somebody put there stays.
+
+    Args:
+      drawn: from which the set was picked.
+      seed: of the set.
+      maps: the set as it stands on the page; None for a map that was taken away.
+    """
+    files = drawn.set_of(seed)
+    gone = {name for name, path in maps.items() if path is None}
+    for factor in sampling_order(parse_graph(drawn.graph.text)):
+        name = factor.variable
+        is_drawn = name not in maps or str(maps[name]) == files.get(name)
+        if is_drawn and not gone.isdisjoint(factor.parents):
+            gone.add(name)
+    return {name: path for name, path in maps.items() if path is not None and name not in gone}
+
+
 def draw_image(
     drawn: Drawn,
     maps: Mapping[str, Path],
@@ -145,7 +167,7 @@ def draw_image(
 
     Args:
       drawn: from which the set was picked.
-      maps: the set, perhaps edited; what is missing is drawn from the rest.
+      maps: the set, perhaps edited; what is missing is drawn from the text and its own parents.
       found: settings that were checked, with the seed.
       settings: of the page.
       folder: of this request.
