@@ -4,6 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 # Pinned, as an unpinned torch can bring gigabytes of CUDA libraries that no test needs.
 TORCH ?= torch==2.13.0
 
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=20 
 
 help:
 	@echo "make quickstart a page of what this can do, drawn and trained here"
-	@echo "make demo       the same by hand, in the browser"
+	@echo "make demo       the same by hand, in the browser (DEMO_ARGS: its flags)"
 	@echo "make test       run the tests (CPU)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make lint       ruff and the import contracts"
@@ -34,7 +35,7 @@ quickstart: .venv/installed-demo
 	$(BIN)/python -m launch.quickstart
 
 demo: .venv/installed-demo
-	$(BIN)/python -m launch.demo
+	$(BIN)/python -m launch.demo $(DEMO_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

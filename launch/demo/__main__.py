@@ -16,11 +16,14 @@ from absl import flags
 
 from launch.command import command, run
 from launch.demo.settings import Limits, Settings
+from launch.setting_checks import SIZE_MULTIPLE
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "scenes", "Model of the page Compose; several, joined by commas, complete it."
+    *("checkpoint", "scenes"),
+    "Model of the page Compose; several, joined by commas, complete it. scenes-three composes "
+    "three layers and cannot draw: give --fgdm_checkpoint=scenes beside it.",
 )
 _FGDM_CHECKPOINT = flags.DEFINE_string(
     "fgdm_checkpoint", "", "Model of the page Draw; that of Compose unless given."
@@ -42,6 +45,12 @@ _SIZE = flags.DEFINE_integer(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images sampled at once, at most.", 1)
 _MAX_SIZE = flags.DEFINE_integer("max_size", 1024, "Largest height and width.", 64, 8192)
+for _name in ("size", "max_size"):
+    # The page would start, and refuse every click.
+    flags.register_validator(
+        *(_name, lambda pixels: pixels % SIZE_MULTIPLE == 0),
+        message=f"expected a multiple of {SIZE_MULTIPLE}",
+    )
 _MAX_WAITING = flags.DEFINE_integer("max_waiting", 8, "Requests that wait at once.", 0)
 _MAX_UPLOAD_MB = flags.DEFINE_integer("max_upload_mb", 20, "Largest file, in megabytes.", 1)
 _MAX_MEGAPIXELS = flags.DEFINE_integer("max_megapixels", 25, "Largest picture given.", 1, 100)

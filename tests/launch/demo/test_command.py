@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.launch.commands import launch
 from tests.launch.demo.server_process import ROOT
 
@@ -38,6 +40,15 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=480,
         check=False,
     )
+
+
+@pytest.mark.parametrize("flag", ["--size=100", "--max_size=1000"])
+def test_sizes_that_no_request_could_have_are_told(tmp_path, flag):
+    said = launch("demo", flag, "--checkpoint=nowhere.ckpt", f"--workdir={tmp_path / 'work'}")
+    assert said.returncode == 2
+    assert f"flag {flag}: expected a multiple of 64" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
