@@ -93,10 +93,11 @@ def build_compose(page: Page, composing: Composing) -> None:
 
 def _examples(page: Page, composing: Composing) -> tuple[gr.Gallery | None, list[Example]]:
     size = min(composing.size, page.settings.limits.max_size)
-    examples = write_examples(page.folders.workdir / "examples", size)
+    folder = page.folders.workdir / "examples"
+    examples = write_examples(folder, size, composing.takes_exemplars)
     gr.Markdown("**Start from an example**: click a scene, then Compose.", elem_classes="hint")
     gallery = gr.Gallery(
-        [(item.picture, item.prompt) for item in examples],
+        [(item.picture, item.title) for item in examples],
         label="Examples",
         show_label=False,
         columns=len(examples),
@@ -186,6 +187,7 @@ def _settings(fields: dict[str, Any], page: Page, composing: Composing) -> None:
                 *(0, limits.max_guidance, 0),
                 step=0.5,
                 label="Guidance of depth and exemplars (0: as the released model was used)",
+                elem_id="image-guidance",
             )
         with gr.Row():
             fields["height"] = parts.size_slider("Height", size, limits)
@@ -281,7 +283,7 @@ def _connect_examples(
     gallery: gr.Gallery, examples: list[Example], fields: dict[str, Any], shown: int
 ) -> None:
     """Fills in an example: what a layer of it has goes to the first and the second layer."""
-    names = ["prompt"]
+    names = ["prompt", "image_guidance_scale"]
     names += [f"{name}_{index}" for index in range(shown) for name in ("depth", "exemplar")]
     names += ["mask_0"] if shown else []
 
@@ -290,7 +292,11 @@ def _connect_examples(
         if not isinstance(index, int) or not 0 <= index < len(examples):
             raise gr.Error("There is no such example.", print_exception=False)
         item = examples[index]
-        values: dict[str, Any] = {"prompt": item.prompt, "mask_0": item.mask}
+        values: dict[str, Any] = {
+            "prompt": item.prompt,
+            "image_guidance_scale": item.image_guidance_scale,
+            "mask_0": item.mask,
+        }
         for layer in range(shown):
             values[f"depth_{layer}"] = item.depths[layer]
             values[f"exemplar_{layer}"] = item.exemplars[layer]

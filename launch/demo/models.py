@@ -21,7 +21,7 @@ from sd_jax.load import Opened, open_checkpoints, open_each
 OWN_GRAPH = "own"
 _STABLE_DIFFUSION = ("unet", "vae", "text_encoder")
 _SMALL_AUTOENCODER = 256
-_SMALL_SIZE, _SMALL_STEPS = 64, 20
+_SMALL_SIZE = 64
 _USUAL_SIZE, _USUAL_MAP_SIZE = 512, 256
 
 

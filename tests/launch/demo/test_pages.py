@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.launch.demo.server_process import Server, start, stop, write_checkpoi
 
 # Divides 20 and 100, so that all runs share one compiled program.
 STEPS = 5
+PATIENCE_S = 60
 
 
 def fill_in(page: Any, example: int) -> None:
@@ -31,17 +33,27 @@ def set_number(page: Any, element: str, value: float) -> None:
 
 def end_of(page: Any, element: str) -> str:
     """Waits for the end of a job; returns what the page says."""
-    page.wait_for_selector(f"#{element} :is(.done, .failed, .idle)")
+    page.wait_for_selector(f"#{element} :is(.done, .failed, .idle):not(.earlier)")
     return page.locator(f"#{element}").inner_text()
 
 
-def start_job(page: Any, button: str) -> None:
+def start_job(page: Any, server: Server, button: str) -> Path:
+    """Clicks; returns the folder of the results, which the request makes when it begins.
+
+    What the page said of an earlier request may still stand there: it is marked.
+    """
+    before = set(server.requests())
+    page.locator(f"#{button}-status .status").evaluate("said => said.classList.add('earlier')")
     page.locator(f"#{button}").click()
-    page.wait_for_selector(f"#{button}-status .busy")
-
-
-def newest(server: Server) -> Path:
-    return max(server.requests(), key=lambda folder: folder.stat().st_mtime) / "output"
+    page.wait_for_selector(f"#{button}-status .status:not(.earlier)")
+    limit = time.monotonic() + PATIENCE_S
+    while time.monotonic() < limit:
+        begun = set(server.requests()) - before
+        if begun:
+            (folder,) = begun
+            return folder / "output"
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{button} began nothing")
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -51,11 +63,11 @@ def record(folder: Path) -> dict[str, Any]:
 def test_two_clicks_make_a_picture(page, server):
     fill_in(page, 1)
     set_number(page, "num-steps", STEPS)
-    start_job(page, "compose")
+    folder = start_job(page, server, "compose")
     assert page.locator("#compose").is_disabled()
     said = end_of(page, "compose-status")
     assert "Done in" in said
-    content = record(newest(server))
+    content = record(folder)
     config = content["config"]
     assert config["prompt"] == page.locator("#prompt textarea").input_value() != ""
     assert len(json.loads(config["depth_maps"])) == len(json.loads(config["exemplars"])) == 2
@@ -85,9 +97,8 @@ def test_sliders_change_what_is_composed(page, server):
     found = {}
     for gain in (1, 0):
         set_number(page, "gain-1", gain)
-        start_job(page, "compose")
+        folder = start_job(page, server, "compose")
         assert "Seeds 7 to 8." in end_of(page, "compose-status")
-        folder = newest(server)
         assert record(folder)["config"]["depth_gains"] == f"1.0,{gain:.1f}"
         found[gain] = np.asarray(Image.open(folder / "000007.png")).astype(int)
         # What is shown as composed is what the gain makes of the map.
@@ -96,18 +107,36 @@ def test_sliders_change_what_is_composed(page, server):
     assert np.abs(found[1] - found[0]).mean() > 0.5
 
 
+def test_an_example_of_looks_sets_its_guidance(page, server):
+    """Without a prompt the exemplars say what is seen, and something else must amplify them."""
+    guidance = page.locator("#image-guidance input[type=number]")
+    prompt = page.locator("#prompt textarea")
+    fill_in(page, 0)
+    assert (float(guidance.input_value()), prompt.input_value() != "") == (0, True)
+    page.locator("#examples img").last.click()
+    page.wait_for_function("document.querySelector('#prompt textarea').value == ''")
+    assert float(guidance.input_value()) == 2
+    set_number(page, "num-steps", STEPS)
+    folder = start_job(page, server, "compose")
+    assert "Done in" in end_of(page, "compose-status")
+    config = record(folder)["config"]
+    assert (config["prompt"], config["image_guidance_scale"]) == ("", 2)
+    fill_in(page, 1)
+    assert float(guidance.input_value()) == 0
+
+
 def test_a_job_can_be_cancelled(page, server):
     fill_in(page, 0)
     set_number(page, "num-images", 12)
     set_number(page, "num-steps", 100)
-    start_job(page, "compose")
+    folder = start_job(page, server, "compose")
     page.locator("#compose-cancel").click()
     assert "Cancelled after" in end_of(page, "compose-status")
-    assert not (newest(server) / "record.json").exists()
+    assert not (folder / "record.json").exists()
     # The next one starts at once.
     set_number(page, "num-images", 2)
     set_number(page, "num-steps", STEPS)
-    start_job(page, "compose")
+    start_job(page, server, "compose")
     assert "Done in" in end_of(page, "compose-status")
 
 
@@ -115,8 +144,7 @@ def test_a_page_that_is_closed_leaves_nothing_at_work(page, server):
     fill_in(page, 0)
     set_number(page, "num-images", 12)
     set_number(page, "num-steps", 100)
-    start_job(page, "compose")
-    left = newest(server)
+    left = start_job(page, server, "compose")
     page.close()
     # Whoever comes next does not wait for all of it.
     event = server.event("compose", "click")
@@ -173,15 +201,14 @@ def test_maps_are_drawn_picked_edited_and_sampled(page, server, tmp_path):
     page.get_by_text("Settings of images").click()
     set_number(page, "image-steps", STEPS)
     assert page.locator("#sample").is_disabled()
-    start_job(page, "draw")
+    maps = start_job(page, server, "draw")
     assert "Looked for: sports ball, grass" in end_of(page, "draw-status")
-    content = record(newest(server))
+    content = record(maps)
     seeds = [item["seed"] for item in content["draws"]]
     assert len(seeds) == 3
     assert content["chosen"] == []
     page.wait_for_selector("#recall td")
     assert page.locator("#recall tr").count() == 4
-    maps = newest(server)
     page.locator("#maps .grid-container img").nth(1).click()
     page.wait_for_selector(f"#picked-text :text('Seed {seeds[1]}')")
     page.wait_for_selector("#picked-0 img")
@@ -208,9 +235,9 @@ def test_maps_are_drawn_picked_edited_and_sampled(page, server, tmp_path):
 
 
 def sampled(page: Any, server: Server) -> Path:
-    start_job(page, "sample")
+    folder = start_job(page, server, "sample")
     assert "Done in" in end_of(page, "sample-status")
-    return newest(server)
+    return folder
 
 
 def test_four_layers_are_shown_one_by_one(browser, tmp_path):

@@ -14,9 +14,10 @@ from PIL import Image
 
 from launch.demo import compose_run, draw_run
 from launch.demo.compose_request import PICTURES, read_compose_request, value_names
+from launch.demo.examples import write_examples
 from launch.demo.fields import Fields
 from launch.demo.folders import Folders
-from launch.demo.models import Composing, Graph, Usual, find_composing, find_drawing
+from launch.demo.models import SMALL, Composing, Graph, Usual, find_composing, find_drawing
 from launch.demo.settings import Limits, Settings
 from launch.loaded import LoadedModels
 from launch.setting_checks import RequestError
@@ -209,6 +210,44 @@ def test_maps_are_given_as_they_are(given, monkeypatch):
     np.testing.assert_array_equal(read(path), deep)
 
 
+def test_what_was_drawn_from_a_map_goes_with_it(tmp_path):
+    graph = Graph(
+        *("own", "segmentation, depth<segmentation, normal<depth, image<segmentation+normal"),
+        maps=("segmentation", "depth", "normal"),
+        seen=("segmentation", "normal"),
+    )
+    pictures = tuple((f"/{seed}_{name}.png", seed, name) for name in graph.maps for seed in (3, 4))
+    drawn = draw_run.Drawn(graph, {}, pictures)
+    whole = {name: Path(f"/4_{name}.png") for name in graph.seen}
+    assert draw_run.maps_to_keep(drawn, 4, whole) == whole
+    # Depth, which the image does not see, stands between the two.
+    assert draw_run.maps_to_keep(drawn, 4, {**whole, "segmentation": None}) == {}
+    without = {"segmentation": whole["segmentation"]}
+    assert draw_run.maps_to_keep(drawn, 4, {**whole, "normal": None}) == without
+    edited = {"normal": tmp_path / "edited.png"}
+    assert draw_run.maps_to_keep(drawn, 4, {"segmentation": None, **edited}) == edited
+
+
+def test_examples_of_looks_have_no_text(tmp_path):
+    examples = write_examples(tmp_path, SIZE)
+    assert [item.image_guidance_scale for item in examples] == [0] * 6 + [2, 2]
+    assert [bool(item.prompt) for item in examples] == [True] * 6 + [False] * 2
+    first, second = examples[-2:]
+    for ours, theirs in zip(first.depths, second.depths, strict=True):
+        np.testing.assert_array_equal(read(ours), read(theirs))
+    for ours, theirs in zip(first.exemplars, second.exemplars, strict=True):
+        assert np.abs(read(ours).astype(int) - read(theirs)).mean() > 20
+    assert read(first.picture).shape == (2 * SIZE, 2 * SIZE, 3)
+    assert len(write_examples(tmp_path, SIZE, takes_exemplars=False)) == 6
+
+
+def test_three_layers_are_composed_beside_the_drawing_weights(tmp_path):
+    settings = settings_of(tmp_path, checkpoint="scenes-three", fgdm_checkpoint="scenes")
+    composing = find_composing(settings)
+    assert (composing.layers, composing.takes_exemplars) == (3, False)
+    assert set(find_drawing(settings).graphs) == {"chain", "layered"}
+
+
 def test_only_the_newest_folders_stay(tmp_path):
     folders = Folders(tmp_path, 3, 2)
     made = []
@@ -228,7 +267,7 @@ def test_only_the_newest_folders_stay(tmp_path):
 
 def test_what_the_checkpoint_can_do_is_told_from_its_sizes(checkpoint, tmp_path):
     settings = settings_of(tmp_path, checkpoint=str(checkpoint), fgdm_checkpoint=str(checkpoint))
-    assert find_composing(settings) == Composing(2, True, True, SIZE)
+    assert find_composing(settings) == Composing(2, True, True, SIZE, SMALL)
     drawing = find_drawing(settings)
     # The adapter of the image sees two maps, so that it cannot be drawn from one.
     assert set(drawing.graphs) == {"controlnet", "chain", "layered"}
