@@ -73,8 +73,8 @@ def main() -> None:
             for name in untold_by_shapes(weights, components):
                 print(
                     "note: a torch file does not tell the attention heads, norm groups, blocks and "
-                    f"latents of parents of {name}, which are not the usual ones; a .safetensors file "
-                    "does",
+                    f"latents of parents of {name}, which are not the usual ones; a .safetensors "
+                    "file does",
                     file=sys.stderr,
                 )
         print(f"wrote {_OUTPUT.value}: {', '.join(weights.configs)}", file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 _GROWTH = 2 * 2**30
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 # Before any test can import transformers or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,7 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     # An accelerator would change the numbers that most tests assert; only GPU tests look for one.
-    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr) is None:
+    if not _looks_for_gpus(config):
         _set_default("JAX_PLATFORMS", "cpu")
     if hasattr(config, "cache"):
         _set_default("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
@@ -32,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # Each write then visits all entries: few and large ones keep that far below the compiling.
         _set_default("JAX_COMPILATION_CACHE_MAX_SIZE", 2**27)
         _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
+
+
+def _looks_for_gpus(config: pytest.Config) -> bool:
+    return re.search(r"(?<!not )\bgpu\b", config.option.markexpr) is not None
 
 
 def _set_default(variable: str, value: str | float) -> None:
@@ -44,6 +49,22 @@ def _set_default(variable: str, value: str | float) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
         pytest.skip("needs a GPU that jax sees; select the GPU tests with `pytest -m gpu`")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most tests compile longer than they run: a quarter less in all with programs that are slower.
+
+    In a module marked `optimized` they are as users have them, here and in the processes it starts.
+    """
+    is_quick = request.node.get_closest_marker("optimized") is None and not _looks_for_gpus(
+        request.config
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        if _QUICK not in os.environ:
+            patch.setenv(_QUICK, str(int(is_quick)))
+            jax.config.update(_QUICK.lower(), is_quick)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

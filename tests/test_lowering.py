@@ -17,6 +17,8 @@ from sd_jax.samplers import ddim
 from sd_jax.sampling import initial_state
 from sd_jax.schedule import ScheduleConfig, make_schedule, sampling_timesteps
 
+pytestmark = pytest.mark.optimized
+
 PLATFORMS = ("cuda", "tpu")
 
 

@@ -22,6 +22,8 @@ from sd_jax.training.sharding import RULES, shardings
 from sd_jax.training.state import make_state
 from sd_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.optimized
+
 MESHES = {8: (2, 2, 2), 256: (16, 8, 2)}
 PLATFORMS = ("cuda", "tpu")
 ROWS_EACH = 2

@@ -22,6 +22,8 @@ from launch.components import AnyConfig, components_of
 from sd_jax.embedded import embedded_folders
 from sd_jax.load import open_checkpoints
 
+pytestmark = pytest.mark.optimized
+
 _MOST_BYTES = 12_000_000
 _COUNT = 32
 # Bounds below are the card's figures less about three standard errors of so few.

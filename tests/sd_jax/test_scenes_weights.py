@@ -20,6 +20,8 @@ from sd_jax.model import StableDiffusionConfig
 from sd_jax.tokenizer import load_tokenizer
 from sd_jax.vae import encode_images
 
+pytestmark = pytest.mark.optimized
+
 _MOST_BYTES = 12_000_000
 _COUNT = 16
 _CAPTIONS = 32
