@@ -50,8 +50,8 @@ def write_page(folder: Path, done: Sequence[Done], count: int, seconds: float) -
         f"<h1>{text(title)}</h1>",
         f"<p>Drawn and trained on this machine ({text(device)}, {os.cpu_count()} cores) with the "
         f"weights that ship with the project: {state} in {seconds:.0f} s. Each command can be run "
-        "by itself, in the project's folder after <code>source .venv/bin/activate</code>, and writes "
-        f"to <code>{text(str(folder / _BY_HAND))}</code>; <code>--help</code> lists its "
+        "by itself, in the project's folder after <code>source .venv/bin/activate</code>, and "
+        f"writes to <code>{text(str(folder / _BY_HAND))}</code>; <code>--help</code> lists its "
         "settings.</p>",
         *(_section(item) for item in done),
     ]
