@@ -13,7 +13,10 @@ import jax
 from launch.html_parts import document, png_address, text
 from launch.quickstart_parts import Part
 
-_STYLE = "section { margin-bottom: 2.5rem } .time { color: #555; font-size: .85rem }"
+_STYLE = (
+    "section { margin-bottom: 2.5rem } .time { color: #555; font-size: .85rem } "
+    "pre { white-space: pre-wrap; overflow-wrap: anywhere }"
+)
 _CHART = (420, 140)
 # Where the commands on the page write to: the parts' own folders hold the runs that it shows.
 _BY_HAND = "by_hand"
