@@ -93,3 +93,21 @@ def test_modules_are_there(commands):
     for words in commands:
         assert words[0] == "-m"
         assert importlib.util.find_spec(words[1]), words
+
+
+@pytest.mark.parametrize("name", ["prior", "cnc", "three", "fgdm"])
+def test_every_folder_has_its_card(name):
+    """With what a model card needs, and with every part that the folder holds."""
+    (folder,) = {
+        item
+        for embedded in ("scenes", "scenes-three")
+        for item in embedded_folders(embedded)
+        if item.name == name
+    }
+    _, header, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert "license: apache-2.0" in header
+    for word in ("**Data**", "**Command**", "**Machine**", "**Licence**", "easured 2026-"):
+        assert word in text.replace("**Measured** 2026-", "measured 2026-"), word
+    for part in folder.iterdir():
+        if list(part.glob("*.safetensors*")):
+            assert f"`{part.name.removeprefix('adapter_')}`" in text, part.name
