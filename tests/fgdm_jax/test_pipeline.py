@@ -240,7 +240,7 @@ def test_sizes_and_steps_of_each_variable(pipeline, monkeypatch):
 def test_settings_of_the_drawing(pipeline, monkeypatch):
     drawing = drawing_of(pipeline, monkeypatch, CHAIN)
     assert drawing.guidance_scales == dict.fromkeys(("segmentation", "depth", "image"), 3.0)
-    assert (drawing.mode, drawing.what, drawing.conditioning_scale) == ("joint", "latents", 1.0)
+    assert (drawing.mode, drawing.what, drawing.conditioning_scale) == ("joint", "trained", 1.0)
     changes = {"mode": "sequential", "hand_over": "x0", "conditioning_scale": 0.5}
     drawing = drawing_of(pipeline, monkeypatch, CHAIN, map_guidance_scale=1.0, **changes)
     assert drawing.guidance_scales == {"image": 3.0}
