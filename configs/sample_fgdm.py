@@ -43,7 +43,9 @@ PRESETS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the config; `arg` is `graph=` and `preset=`, or `record=`."""
-    args = parse_arg(arg, graph="controlnet", preset="default", record="")
+    args = parse_arg(arg, graph="", preset="default", record="")
+    # The weights that ship have no ControlNet.
+    args["graph"] = args["graph"] or ("chain" if args["preset"] == "scenes" else "controlnet")
     for kind, known in (("graph", GRAPHS), ("preset", PRESETS)):
         if args[kind] not in known:
             raise ValueError(unknown_name(kind, args[kind], known))

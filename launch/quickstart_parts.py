@@ -148,7 +148,7 @@ def _compositions(files: Mapping[str, Any]) -> list[Part]:
                 f"looks_{strength}",
                 f"Each layer with a look of its own, strength {strength}",
                 "The exemplar of the front gives its look to the near object, that of the back to "
-                "the rest; the strength says how much.",
+                "the rest; the strength says how much: at 0 nothing, which leaves depth alone.",
                 "sample",
                 _COMPOSE,
                 {**looks, "exemplar_strengths": strength},
@@ -196,7 +196,8 @@ def _trainings() -> list[Part]:
         Part(
             "train_fuser",
             "Training a local fuser",
-            "Twenty steps of Compose and Conquer's first stage, from the scenes prior.",
+            "Twenty steps of Compose and Conquer's first stage, from the scenes prior. They show "
+            "that training runs here: the loss of so few is the luck of their timesteps and noise.",
             "train",
             "configs/cnc.py:stage=local,scale=scenes",
             {"init": "scenes-prior", **_FEW_STEPS},
@@ -204,7 +205,7 @@ def _trainings() -> list[Part]:
         Part(
             "train_factor",
             "Training a factor",
-            "Twenty steps of FG-DM's segmentation adapter, from the scenes prior.",
+            "Twenty steps of FG-DM's segmentation adapter, from the scenes prior; likewise.",
             "train",
             "configs/fgdm.py:factor=segmentation,scale=scenes",
             {"init": "scenes-prior", "distill_weight": 0.0, **_FEW_STEPS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ def serve(settings: Settings, port: int, tell: Callable[[str], Any]) -> None:
       ValueError: a checkpoint cannot be used.
       OSError: the port is taken.
     """
+    _check_port(port)
     composing, drawing = find_composing(settings), find_drawing(settings)
     limits = settings.limits
     folders = Folders(settings.workdir, limits.kept_requests, limits.kept_uploads)
@@ -72,6 +74,19 @@ def serve(settings: Settings, port: int, tell: Callable[[str], Any]) -> None:
     )
     tell(f"http://{_ADDRESS}:{port}")
     threading.Event().wait()
+
+
+def _check_port(port: int) -> None:
+    """Raises OSError if the port is taken: Gradio would tell it late, in words of its own."""
+    with socket.socket() as probe:
+        # Connections that have just ended do not keep the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_ADDRESS, port))
+        except OSError as error:
+            raise OSError(
+                f"port {port} cannot be had ({error.strerror}); choose another one: --port=..."
+            ) from error
 
 
 def _prepare_environment(settings: Settings) -> None:

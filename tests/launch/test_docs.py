@@ -28,7 +28,7 @@ def after_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_readme_composes_an_image(after_quickstart):
     (block,) = python_blocks("README.md")
     exec(compile(block, "README.md", "exec"), {})
-    assert (after_quickstart / "composed.png").is_file()
+    assert (after_quickstart / "outputs" / "composed.png").is_file()
 
 
 def test_the_sampling_page_predicts_noise(after_quickstart):

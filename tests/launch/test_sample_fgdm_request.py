@@ -171,3 +171,10 @@ def test_another_palette_than_the_runs_warns(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("launch.drawing.palette_of_run", lambda path: "coco")
     with pytest.warns(UserWarning, match="was trained on segmentations of the palette coco"):
         drawn(checkpoint, tmp_path / "out", wanted="segmentation")
+
+
+def test_the_preset_of_the_scenes_draws_what_its_weights_can():
+    assert sample_fgdm.get_config("preset=scenes").graph == sample_fgdm.GRAPHS["chain"]
+    assert sample_fgdm.get_config().graph == sample_fgdm.GRAPHS["controlnet"]
+    layered = sample_fgdm.get_config("preset=scenes,graph=layered")
+    assert layered.graph == sample_fgdm.GRAPHS["layered"]

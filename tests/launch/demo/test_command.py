@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,18 @@ def test_sizes_that_no_request_could_have_are_told(tmp_path, flag):
     assert f"flag {flag}: expected a multiple of 64" in said.stderr
     assert "Traceback" not in said.stderr
     assert not (tmp_path / "work").exists()
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = launch("demo", f"--port={port}", f"--workdir={tmp_path / 'work'}")
+    assert said.returncode == 2
+    assert f"port {port} cannot be had" in said.stderr
+    assert "--port=" in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
