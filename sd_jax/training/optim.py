@@ -79,8 +79,8 @@ class OptimizerConfig:
             (
                 "num_steps",
                 not is_decaying or self.num_steps > self.warmup_steps,
-                f"more than warmup_steps={self.warmup_steps} where the schedule is {self.schedule}; "
-                "for a short try set warmup_steps=0",
+                f"more than warmup_steps={self.warmup_steps} where the schedule is "
+                f"{self.schedule}; for a short try set warmup_steps=0",
             ),
             ("final_fraction", 0.0 <= self.final_fraction <= 1.0, "0 to 1"),
             ("b1", 0.0 <= self.b1 < 1.0, "0 or more and less than 1"),
