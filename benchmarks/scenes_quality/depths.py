@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.scenes_quality.figures import SHOWN, Figure, Result
 from benchmarks.scenes_quality.prior import as_picture
-from benchmarks.scenes_quality.settings import Settings
+from benchmarks.scenes_quality.settings import NAMES_ALL, Settings
 from benchmarks.scenes_quality.studio import SIZE, Studio
 from configs.sample_fgdm import GRAPHS
 from fgdm_jax.decode import depth_of
@@ -26,8 +26,6 @@ PARENTS: Mapping[str, tuple[str, str]] = {
 }
 """Of each depth that has a parent: that parent, and the graph that has both."""
 
-_NAMES_ALL = 3  # of a scene's five captions
-
 
 def depths(studio: Studio | None, judge: Judge, settings: Settings) -> Result:
     """Returns the mean error of depth maps that are drawn from the true map of their parent.
@@ -41,7 +39,7 @@ def depths(studio: Studio | None, judge: Judge, settings: Settings) -> Result:
     names = tuple(dict.fromkeys(item for name in PARENTS for item in (PARENTS[name][0], name)))
     world = Scenes(settings.world, (SIZE, SIZE), fields=("captions", *names))
     records = [world.arrays(index) for index in range(settings.scenes)]
-    texts = [item["captions"][_NAMES_ALL] for item in records]
+    texts = [item["captions"][NAMES_ALL] for item in records]
     truth = {name: np.stack([as_picture(name, item[name]) for item in records]) for name in names}
     figures, rows = [], {}
     for name, (parent, graph) in PARENTS.items():

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.scenes_quality.figures import SHOWN, Figure, Result, grey, percent
 from benchmarks.scenes_quality.prior import as_picture
-from benchmarks.scenes_quality.settings import Settings
+from benchmarks.scenes_quality.settings import NAMES_ALL, Settings
 from benchmarks.scenes_quality.studio import SIZE, Studio
 from configs.sample_fgdm import GRAPHS
 from fgdm_jax.graph import parse_graph
@@ -23,7 +23,6 @@ from input_pipeline.scenes.scene import Scene
 MAPS = ("segmentation", "depth")
 """What the image is drawn from: the parents in the graph `chain`."""
 
-_NAMES_ALL = 3  # of a scene's five captions
 _LEAST = 16  # pixels: what is hidden but for less is not looked for
 _MOST = 0.5  # of a solid's pixels
 
@@ -79,7 +78,7 @@ def following(studio: Studio | None, judge: Judge, settings: Settings) -> Result
     world = Scenes(settings.world, (SIZE, SIZE), fields=("captions", "image", "instances", *MAPS))
     records = [world.arrays(index) for index in range(settings.scenes)]
     cases = [Case(world.scene(i), item["instances"]) for i, item in enumerate(records)]
-    texts = [item["captions"][_NAMES_ALL] for item in records]
+    texts = [item["captions"][NAMES_ALL] for item in records]
     right = np.stack([item["image"] for item in records])
     found = Figure(
         "following",

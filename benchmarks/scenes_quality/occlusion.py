@@ -17,7 +17,7 @@ from benchmarks.scenes_quality.figures import (
     percent,
     verdict,
 )
-from benchmarks.scenes_quality.settings import Settings
+from benchmarks.scenes_quality.settings import NAMES_ALL, Settings
 from benchmarks.scenes_quality.studio import SIZE, ConditionOf, Studio
 from cnc_jax.condition import Condition
 from input_pipeline.contact_sheet import Picture
@@ -29,8 +29,6 @@ from input_pipeline.stream.config import KEY_FIELDS
 
 LAYERS = {2: KEY_FIELDS["depth_maps"], 3: KEY_FIELDS["three_depth_maps"]}
 """Fields of records that are the depth maps of a local fuser, by the number of its layers."""
-
-_NAMES_ALL = 3  # of a scene's five captions
 
 
 def occlusion(studio: Studio | None, judge: Judge, settings: Settings) -> Result:
@@ -60,7 +58,7 @@ def occlusion(studio: Studio | None, judge: Judge, settings: Settings) -> Result
     number = studio.model.config.local_fuser.num_layers
     world = Scenes(settings.world, (SIZE, SIZE), fields=("captions", *LAYERS[number]))
     records = [world.arrays(trial.scene.index) for trial in trials]
-    texts = [item["captions"][_NAMES_ALL] for item in records]
+    texts = [item["captions"][NAMES_ALL] for item in records]
     depth = np.stack([[item[name] for name in LAYERS[number]] for item in records])
     images = studio.compose(texts, "occlusion", depth_of(depth))
     more = {}

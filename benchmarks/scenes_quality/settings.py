@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+NAMES_ALL = 3
+"""Which of a scene's five captions names everything."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
